@@ -1,0 +1,1 @@
+"""Fine-tuning and continual-learning methods, one file each, written from their papers."""

@@ -1,0 +1,32 @@
+"""Linear probing (Kumar et al., 2022)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rib_harness import Classifier, Task
+
+
+@dataclass(frozen=True)
+class LinearProbing:
+    """Train the head only; the encoder is frozen, in eval mode, batch-norm statistics included.
+
+    Args:
+        lr: learning rate of the head; None is the recipe's.
+        features: `"once"` computes each image's features once, before training, which is exact
+            while nothing about the images is random, and so with no augmentation only;
+            `"every-step"` computes them at each step.
+
+    Source: arXiv:2202.10054.
+    """
+
+    lr: float | None = None
+    features: Literal["once", "every-step"] = "once"
+
+    def finetune(self, task: Task) -> Classifier:
+        """Fine-tune the head."""
+        model = task.pretrained.copy()
+        model.encoder.requires_grad_(False)
+        lr = self.lr or task.recipe.lr
+        if self.features == "once" and task.repeats_images:
+            return task.fit_head(model, lr=lr)
+        return task.fit(model, lr=lr)

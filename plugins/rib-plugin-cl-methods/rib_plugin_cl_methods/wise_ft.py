@@ -1,0 +1,40 @@
+"""WiSE-FT: between the weights before and after (Wortsman et al., 2022)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rib_harness import Classifier, ConfigError, Task
+from rib_plugin_cl_methods.averaging import weighted_mean
+
+
+@dataclass(frozen=True)
+class WiseFT:
+    """Average the weights before and after fine-tuning; trains nothing itself.
+
+        θ = (1 − alpha) · θ₀ + alpha · θ_base
+
+    Args:
+        alpha: 0 is the pretrained model, 1 the fine-tuned one. Never choose it on a set that
+            scores it.
+        base: the fine-tuning method, as a reference; it is made once.
+        batch_norm: `"recompute"` takes batch-norm statistics anew on the fine-tuning set, since
+            averaged statistics do not fit averaged weights; `"average"` keeps the mean.
+
+    Source: arXiv:2109.01903.
+    """
+
+    alpha: float = 0.5
+    base: str = "ft"
+    batch_norm: Literal["recompute", "average"] = "recompute"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ConfigError([f"wise-ft: expected alpha in 0 … 1, got {self.alpha}."])
+
+    def finetune(self, task: Task) -> Classifier:
+        """Interpolate."""
+        ends = [task.pretrained, task.checkpoint(self.base)]
+        model = weighted_mean(ends, [1 - self.alpha, self.alpha])
+        if self.batch_norm == "recompute" and 0 < self.alpha < 1:
+            return task.recompute_batchnorm(model)
+        return model

@@ -1,0 +1,1 @@
+"""The embedded suite `digits-rib`: the whole protocol in a minute, on any machine, offline."""

@@ -1,0 +1,184 @@
+"""Image sets from folders in the official layouts: CLASS/IMAGE, or CORRUPTION/SEVERITY/CLASS/IMAGE.
+
+The files' content decides the fingerprint, so a copy in another place is the same set. Digests
+are kept with each file's size and time, and made anew for the files that changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from rib_harness import DataError, ImageSet, cache_dir, fingerprint_of
+from rib_harness.errors import nearest
+
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
+
+
+@dataclass(frozen=True)
+class File:
+    """One image file.
+
+    Args:
+        path: below the set's folder, with forward slashes.
+        folder: name of its class folder.
+        group: e.g. `fog/3`.
+    """
+
+    path: str
+    folder: str
+    group: str
+    size: int
+    time: int
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its suffix."""
+        return Path(self.path).stem
+
+
+def image_set(
+    root: Path,
+    *,
+    groups: Sequence[str],
+    folders: Sequence[str],
+    ids: Sequence[int],
+    classes: Sequence[str],
+    source: str,
+    expected: int | None,
+) -> ImageSet:
+    """Index a folder; no picture is decoded.
+
+    Args:
+        root: the set's folder.
+        groups: subfolders `corruption/severity`; empty where the classes lie directly below.
+        folders: names of the class folders, in the order of the set's classes.
+        ids: their ids in the label space.
+        classes: names for people.
+        source: prefix of the source ids; sets with one prefix share photographs by file name.
+        expected: images of the published set, or None.
+
+    Raises:
+        DataError: a folder that is no class, a group that is missing, or no image at all.
+    """
+    index_of = {folder: i for i, folder in enumerate(folders)}
+    files: list[File] = []
+    for group in groups or ("",):
+        if group and not (root / group).is_dir():
+            raise DataError(f"{root / group} is missing: the set needs all of {', '.join(groups)}.")
+        files += _scan(root, group, index_of)
+    # By class in the order of the label space, never in the order of folder names as text:
+    # V2's folders are numbers.
+    files.sort(key=lambda f: (index_of[f.folder], f.group, f.path))
+    if not files:
+        raise DataError(f"{root} holds no images; expected folders such as {root / folders[0]}.")
+    labels = np.array([index_of[f.folder] for f in files], dtype=np.int64)
+    group_column = np.array([f.group for f in files])
+    stems = [f.stem if source == "imagenet-val" else f"{f.folder}/{f.stem}" for f in files]
+    sources = np.array([f"{source}/{stem}" for stem in stems])
+    class_map = tuple((i,) for i in ids)
+    return ImageSet(
+        labels=labels,
+        classes=tuple(classes),
+        class_map=class_map,
+        read=_Reader(str(root), [f.path for f in files]),
+        names=[str(root / f.path) for f in files],
+        source=sources,
+        group=group_column,
+        notes=tuple(_notes(labels, folders, len(files), expected)),
+        fingerprint=fingerprint_of(
+            classes=classes,
+            class_map=class_map,
+            labels=labels,
+            group=group_column,
+            source=sources,
+            contents=_digests(root, files),
+        ),
+    )
+
+
+def _scan(root: Path, group: str, index_of: dict[str, int]) -> Iterator[File]:
+    below = root / group if group else root
+    for folder in sorted(below.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if folder.name not in index_of:
+            raise DataError(
+                f"{folder} is not a class of this set.{nearest(folder.name, index_of)} Expected "
+                f"folders such as {', '.join(list(index_of)[:3])}; move other folders away."
+            )
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.name[0] != ".":
+                    path = "/".join(p for p in (group, folder.name, entry.name) if p)
+                    stat = entry.stat()
+                    yield File(path, folder.name, group, stat.st_size, stat.st_mtime_ns)
+
+
+def _notes(
+    labels: np.ndarray, folders: Sequence[str], images: int, expected: int | None
+) -> Iterator[str]:
+    present = set(labels.tolist())
+    missing = [folder for i, folder in enumerate(folders) if i not in present]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        yield f"{len(present)} of {len(folders)} classes have images; none for {shown}"
+    if expected is not None and images != expected:
+        yield f"{images} images, the published set has {expected}: not comparable with it"
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Image i of a folder."""
+
+    root: str
+    paths: list[str]
+
+    def __call__(self, index: int) -> Image.Image:
+        with Image.open(Path(self.root, self.paths[index])) as picture:
+            return picture.convert("RGB")
+
+
+def _digests(root: Path, files: Sequence[File]) -> list[str]:
+    """SHA-256 of each file; read again only where size or time differ from last time."""
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]
+    kept_file = cache_dir("indices") / f"{name}.parquet"
+    kept: dict[tuple[str, int, int], str] = {}
+    if kept_file.exists():
+        try:
+            columns = pq.read_table(kept_file).to_pydict()
+            rows = zip(*(columns[c] for c in ("path", "size", "time", "digest")), strict=True)
+            kept = {(path, size, time): digest for path, size, time, digest in rows}
+        except (pa.ArrowException, KeyError, OSError):
+            kept = {}
+    with ThreadPoolExecutor() as pool:
+        digests = list(
+            pool.map(lambda f: kept.get((f.path, f.size, f.time)) or _sha256(root / f.path), files)
+        )
+    if any((f.path, f.size, f.time) not in kept for f in files):
+        table = pa.table(
+            {
+                "path": [f.path for f in files],
+                "size": [f.size for f in files],
+                "time": [f.time for f in files],
+                "digest": digests,
+            }
+        )
+        scratch = kept_file.with_suffix(f".{os.getpid()}.part")
+        pq.write_table(table, scratch)
+        scratch.replace(kept_file)
+    return digests
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Metrics: functions of the scores of one checkpoint on one dataset, or of a whole matrix."""

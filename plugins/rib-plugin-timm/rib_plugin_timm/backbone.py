@@ -1,0 +1,202 @@
+"""The family `timm:TAG`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import nn
+
+from rib_harness import Classifier, ConfigError, DataError, Identity, Preprocess
+from rib_harness.errors import nearest
+from rib_plugin_timm.weights import read_weights
+
+
+class TimmBackbone:
+    """A timm classifier, with weights from the hub or from a local file.
+
+    Input size, mean, std, crop and interpolation are those of timm's own data configuration for
+    the tag, unless given. Options that are not named here go to `timm.create_model`.
+
+    Args:
+        tag: a name of timm, as in `resnet50.a1_in1k`.
+        weights: a local file, .safetensors or a torch file (loaded with weights_only); None
+            takes the tag's own from the hub or its local cache.
+        pretrained: False keeps the initial, random weights (seed 0).
+        input_size: side of the input, in pixels.
+        mean: of each channel in 0 … 1; one value for all, or three joined by `+`.
+        std: likewise.
+        crop_pct: the input's share of the shorter side after resizing.
+        interpolation: PIL's filter.
+    """
+
+    def __init__(
+        self,
+        tag: str,
+        *,
+        weights: Path | None = None,
+        pretrained: bool = True,
+        input_size: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        crop_pct: float | None = None,
+        interpolation: str | None = None,
+        **model_args: Any,
+    ):
+        self.tag, self.pretrained, self.model_args = tag, pretrained, model_args
+        self.weights = Path(weights) if weights is not None else None
+        self.given = {
+            "input_size": input_size and (3, input_size, input_size),
+            "mean": mean,
+            "std": std,
+            "crop_pct": crop_pct,
+            "interpolation": interpolation,
+        }
+        if not timm.is_model(tag):
+            known = timm.list_models(pretrained=True) + timm.list_models()
+            raise ConfigError(
+                [f"timm has no model {tag!r}.{nearest(tag, known)} See timm.list_models()."]
+            )
+
+    def identity(self) -> Identity:
+        """Digest of the weights' file, and timm's preprocessing."""
+        model = self._model(pretrained=False)
+        file = self._file(model)
+        digest, files = "none", ()
+        if file is not None:
+            digest, files = f"sha256:{_sha256(file)}", (str(file),)  # type: ignore[assignment]
+        return Identity(digest, self._preprocess(model), int(model.num_classes), files)  # type: ignore[arg-type]
+
+    def build(self) -> Classifier:
+        """Encoder = the model up to its pooled features, head = its own classifier."""
+        from_hub = self.pretrained and self.weights is None
+        model = self._model(pretrained=from_hub)
+        if self.pretrained and self.weights is not None:
+            self._load(model, self.weights)
+        model.eval()
+        return _split(model, self._preprocess(model), self.tag)
+
+    def _model(self, *, pretrained: bool) -> nn.Module:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model: nn.Module = timm.create_model(
+                    self.tag, pretrained=pretrained, **self.model_args
+                )
+        except TypeError as error:
+            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if refused is None:
+                raise
+            own = ["weights", "pretrained", *self.given]
+            name = refused.group(1)
+            raise ConfigError(
+                [
+                    f"timm:{self.tag}: timm refuses the option {name!r}.{nearest(name, own)} "
+                    f"Options of the harness: {', '.join(own)}; all others go to "
+                    "timm.create_model."
+                ]
+            ) from None
+        return model
+
+    def _file(self, model: nn.Module) -> Path | None:
+        """The weights' file; from the hub or its cache where no local one is given."""
+        if not self.pretrained:
+            return None
+        if self.weights is not None:
+            if not self.weights.is_file():
+                raise DataError(f"timm:{self.tag}: there is no weights file {self.weights}.")
+            return self.weights
+        config: Any = model.pretrained_cfg
+        repository = config.get("hf_hub_id")
+        if not repository:
+            tagged = [name for name in timm.list_models(pretrained=True)
+                      if name.split(".")[0] == self.tag.split(".")[0]]  # fmt: skip
+            has = f" Tags: {', '.join(tagged[:5])}." if tagged else ""
+            raise ConfigError(
+                [f"timm:{self.tag} has no weights on the hub; give weights=FILE.{has}"]
+            )
+        return _from_hub(str(repository), config.get("hf_hub_filename"), self.tag)
+
+    def _load(self, model: nn.Module, file: Path) -> None:
+        state = read_weights(file)
+        problems = model.load_state_dict(state, strict=False)
+        if problems.missing_keys or problems.unexpected_keys:
+            raise DataError(
+                f"{file} does not fit timm:{self.tag}: "
+                f"missing {problems.missing_keys[:3]}, unexpected {problems.unexpected_keys[:3]}."
+            )
+
+    def _preprocess(self, model: nn.Module) -> Preprocess:
+        given: dict[str, Any] = {k: v for k, v in self.given.items() if v is not None}
+        for key in ("mean", "std"):
+            if key in given and len(given[key]) == 1:
+                given[key] = given[key] * 3
+        config = resolve_data_config(given, model=model)
+        size = config["input_size"][1:]
+        if size[0] != size[1] or config["input_size"][0] != 3:
+            raise ConfigError([f"timm:{self.tag}: expected square RGB input, got {size}."])
+        if config["crop_mode"] != "center":
+            raise ConfigError(
+                [
+                    f"timm:{self.tag} wants crop mode {config['crop_mode']!r}; only centre crops "
+                    "are supported."
+                ]
+            )
+        return Preprocess(
+            size=size[0],
+            resize=math.floor(size[0] / config["crop_pct"]),
+            interpolation=config["interpolation"],
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+
+
+def _split(model: nn.Module, preprocess: Preprocess, tag: str) -> Classifier:
+    """Take the head off; check on a random image that nothing else was lost."""
+    head = model.get_classifier()  # type: ignore[operator]
+    if not isinstance(head, nn.Module) or isinstance(head, nn.Identity):
+        raise ConfigError([f"timm:{tag}: expected one classifier layer, got {head!r}."])
+    probe = torch.randn(
+        2, 3, preprocess.size, preprocess.size, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        whole = model(probe)
+        model.reset_classifier(0)  # type: ignore[operator]
+        classifier = Classifier(model, head, preprocess).eval()
+        if not torch.allclose(classifier(probe), whole, rtol=1e-4, atol=1e-4):
+            raise ConfigError(
+                [f"timm:{tag} is not an encoder and a head: its logits change when it is split."]
+            )
+    return classifier
+
+
+def _from_hub(repository: str, filename: str | None, tag: str) -> Path:
+    """The file that timm itself loads: safetensors where there is one."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    names = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
+    problem: Exception | None = None
+    for name in names:
+        try:
+            return Path(hf_hub_download(repository, name))
+        except (EntryNotFoundError, OSError) as error:  # no such file, or no network
+            problem = error
+            if isinstance(error, LocalEntryNotFoundError):
+                break
+    raise DataError(
+        f"timm:{tag}: its weights ({repository}) are neither in the local hub cache nor could "
+        f"they be downloaded ({type(problem).__name__}). Download them where there is a network, "
+        "or give weights=FILE."
+    ) from problem
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,115 @@
+"""rib-harness: does fine-tuning keep the robustness that a pretrained vision model came with?
+
+What plugins and scripts use is named here. Names that need torch are imported on first use, so
+`import rib_harness` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rib_harness.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    PluginError,
+    RibError,
+    StoreError,
+)
+from rib_harness.hookspecs import PLUGIN_API, hookimpl
+from rib_harness.specs import (
+    BackboneSpec,
+    DatasetSpec,
+    Event,
+    LabelSpace,
+    MethodSpec,
+    MetricSpec,
+    SuiteSpec,
+)
+
+if TYPE_CHECKING:
+    from rib_harness.cache import cache_dir
+    from rib_harness.catalog import Catalog, load_catalog
+    from rib_harness.engine.classifier import Classifier, load_weights
+    from rib_harness.engine.data import Batch
+    from rib_harness.engine.task import Task
+    from rib_harness.images import ImageSet, Preprocess, fingerprint_of
+    from rib_harness.matrix import Cell, IncompleteError, Matrix
+    from rib_harness.options import members_of
+    from rib_harness.protocols import Identity
+    from rib_harness.results import Results, RunResult
+    from rib_harness.runner import PartialFailureError, evaluate, run
+    from rib_harness.scores import Scores
+
+__version__ = "0.1.0"
+
+#: Name → module, imported when the name is first used.
+_ON_FIRST_USE = {
+    "Batch": "rib_harness.engine.data",
+    "Catalog": "rib_harness.catalog",
+    "Cell": "rib_harness.matrix",
+    "Classifier": "rib_harness.engine.classifier",
+    "Identity": "rib_harness.protocols",
+    "ImageSet": "rib_harness.images",
+    "IncompleteError": "rib_harness.matrix",
+    "Matrix": "rib_harness.matrix",
+    "PartialFailureError": "rib_harness.runner",
+    "Preprocess": "rib_harness.images",
+    "Results": "rib_harness.results",
+    "RunResult": "rib_harness.results",
+    "Scores": "rib_harness.scores",
+    "Task": "rib_harness.engine.task",
+    "cache_dir": "rib_harness.cache",
+    "evaluate": "rib_harness.runner",
+    "fingerprint_of": "rib_harness.images",
+    "load_catalog": "rib_harness.catalog",
+    "load_weights": "rib_harness.engine.classifier",
+    "members_of": "rib_harness.options",
+    "run": "rib_harness.runner",
+}
+
+__all__ = [
+    "PLUGIN_API",
+    "BackboneSpec",
+    "Batch",
+    "Catalog",
+    "Cell",
+    "Classifier",
+    "ConfigError",
+    "DataError",
+    "DatasetSpec",
+    "DivergedError",
+    "Event",
+    "Identity",
+    "ImageSet",
+    "IncompleteError",
+    "LabelSpace",
+    "Matrix",
+    "MethodSpec",
+    "MetricSpec",
+    "PartialFailureError",
+    "PluginError",
+    "Preprocess",
+    "Results",
+    "RibError",
+    "RunResult",
+    "Scores",
+    "StoreError",
+    "SuiteSpec",
+    "Task",
+    "cache_dir",
+    "evaluate",
+    "fingerprint_of",
+    "hookimpl",
+    "load_catalog",
+    "load_weights",
+    "members_of",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_FIRST_USE:
+        return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,473 @@
+"""Find, load, isolate, name and block plugins: an immutable `Catalog` of components.
+
+There is no global manager: `load_catalog()` builds a catalog, and tests build their own. Plugins
+are read in the order of (entry-point name, distribution); one that fails takes nobody with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+
+from rib_harness import hookspecs
+from rib_harness.errors import (
+    AmbiguousComponentError,
+    ConfigError,
+    PluginError,
+    UnknownComponentError,
+    nearest,
+)
+from rib_harness.options import Reference, Signature, load_target, signature_of, spelled
+from rib_harness.specs import KINDS, BackboneSpec, Event, LabelSpace, Spec, SuiteSpec
+
+Status = Literal["ok", "broken", "incompatible", "conflict", "blocked"]
+
+#: Distributions of this repository; nobody else may take their plugins' names.
+FIRST_PARTY = frozenset(
+    {
+        "rib-plugin-cl-methods",
+        "rib-plugin-digits",
+        "rib-plugin-imagenet-ood",
+        "rib-plugin-metrics",
+        "rib-plugin-open-clip",
+        "rib-plugin-timm",
+    }
+)
+
+#: Imports that make every start slow; a plugin module leaves them to its targets.
+HEAVY = ("torch", "torchvision", "timm", "open_clip", "transformers", "datasets", "tensorflow",
+         "jax", "sklearn", "scipy", "pandas", "accelerate")  # fmt: skip
+
+_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin as found: whether it loaded, and where it came from.
+
+    Args:
+        name: the entry point's name; the first half of canonical ids.
+        distribution: the installed package, and its `version`.
+        status: ok, broken, incompatible, conflict or blocked; `reason` says why if not ok.
+        components: canonical ids of what it offers, by kind.
+        seconds: time to load.
+        heavy: heavy packages that loading it imported.
+        editable: whether it is installed in editable mode.
+        commit: the VCS commit it was installed from, if known.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    status: Status
+    reason: str = ""
+    components: Mapping[str, tuple[str, ...]] | None = None
+    seconds: float = 0.0
+    heavy: tuple[str, ...] = ()
+    editable: bool = False
+    commit: str = ""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One registered component and the plugin that offers it."""
+
+    spec: Spec
+    plugin: Plugin
+
+    @property
+    def id(self) -> str:
+        """The canonical id `plugin/name`."""
+        return f"{self.plugin.name}/{self.spec.name}"
+
+    @property
+    def what(self) -> str:
+        """For messages: `method 'cl-methods/lwf'`."""
+        return f"{self.spec.kind} {self.id!r}"
+
+    @property
+    def signature(self) -> Signature:
+        """Its options. A suite has none."""
+        if not self.spec.target:
+            return Signature((), doc=self.spec.summary)
+        whole = signature_of(self.spec.target, self.what)
+        fixed = self.spec.arguments
+        return replace(whole, options=tuple(o for o in whole.options if o.parameter not in fixed))
+
+    def bind(self, reference: Reference, presets: Mapping[str, Any] | None = None) -> Bound:
+        """This component with all its options resolved and checked."""
+        given: dict[str, Any] = {**(presets or {}), **reference.options}
+        signature, family = self.signature, isinstance(self.spec, BackboneSpec) and self.spec.family
+        if reference.tag and not family:
+            has = ", ".join(option.name for option in signature.options) or "none"
+            raise ConfigError(
+                [f"{self.what}: expected option=value, got {reference.tag!r}. Its options: {has}."]
+            )
+        if family:
+            if not reference.tag:
+                raise ConfigError(
+                    [f"{self.what} is a family: name its member, as in {self.spec.name}:TAG."]
+                )
+            given = {"tag": reference.tag, **given}
+        options = signature.bind(given, self.what)
+        explicit = {
+            name: options[name]
+            for name in given
+            if name != "tag"
+            and options[name] != next((o.default for o in signature.options if o.name == name), ...)
+        }
+        return Bound(self, options, explicit, reference.tag)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result records of where this code came from."""
+        plugin = self.plugin
+        return {
+            "id": self.id,
+            "kind": self.spec.kind,
+            "target": self.spec.target,
+            "plugin": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "editable": plugin.editable,
+            "commit": plugin.commit,
+        }
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A component with its options: what a step is made of.
+
+    Args:
+        component: which one.
+        options: every option with its value.
+        explicit: those that differ from their defaults.
+        tag: the member of a family.
+    """
+
+    component: Component
+    options: Mapping[str, Any]
+    explicit: Mapping[str, Any]
+    tag: str = ""
+
+    @property
+    def spec(self) -> Any:
+        """The component's spec."""
+        return self.component.spec
+
+    @property
+    def label(self) -> str:
+        """Short, for tables and step ids: `lwf:alpha=0.5`; of a path only the file's name."""
+        short = {k: Path(v).name if k in self._paths() else v for k, v in self.explicit.items()}
+        return self._spell(self.spec.name, short)
+
+    @property
+    def id(self) -> str:
+        """Canonical and complete: `cl-methods/lwf:alpha=0.5`."""
+        return self._spell(self.component.id, self.explicit)
+
+    def _spell(self, name: str, options: Mapping[str, Any]) -> str:
+        tail = ",".join(([self.tag] if self.tag else []) + list(spelled(options)))
+        return f"{name}:{tail}" if tail else name
+
+    def _paths(self) -> set[str]:
+        return {option.name for option in self.component.signature.options if option.is_path}
+
+    def build(self) -> Any:
+        """Import the target and call it with the options."""
+        return load_target(self.spec.target, self.component.what)(**self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """The options under the names of the target's parameters."""
+        parameters = {o.name: o.parameter for o in self.component.signature.options}
+        named = {parameters.get(name, name): value for name, value in self.options.items()}
+        return {**self.spec.arguments, **named}
+
+    def key_fields(self) -> dict[str, Any]:
+        """What of it goes into a key: everything but paths, whose content has a digest."""
+        return {
+            "id": self.component.id,
+            "version": self.spec.version,
+            "arguments": dict(self.spec.arguments),
+            "options": {k: v for k, v in self.options.items() if k not in self._paths()},
+        }
+
+
+class Catalog:
+    """Every component of every plugin that loaded, and the fate of those that did not.
+
+    Args:
+        plugins: all plugins found, loaded or not.
+        components: what the loaded ones offer.
+        manager: calls the observer hooks; None calls nobody.
+    """
+
+    def __init__(
+        self,
+        plugins: Iterable[Plugin] = (),
+        components: Iterable[Component] = (),
+        manager: pluggy.PluginManager | None = None,
+    ):
+        self.plugins = tuple(plugins)
+        self._manager = manager
+        self._components: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
+        for component in components:
+            self._components[component.spec.kind][component.id] = component
+
+    def list(self, kind: str) -> list[Component]:
+        """All components of one kind, by canonical id."""
+        return [self._components[kind][key] for key in sorted(self._components[kind])]
+
+    def get(self, kind: str, name: str) -> Component:
+        """The component of a short name or a canonical id.
+
+        Raises:
+            UnknownComponentError: with the nearest names.
+            AmbiguousComponentError: a short name that several plugins use.
+            PluginError: the plugin that the name points to did not load.
+        """
+        components = self._components[kind]
+        if name in components:
+            return components[name]
+        matches = [c for c in components.values() if c.spec.name == name]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            listed = ", ".join(
+                f"{c.id} ({c.plugin.distribution} {c.plugin.version})" for c in matches
+            )
+            raise AmbiguousComponentError(
+                f"{len(matches)} {kind}s are called {name!r}: {listed}. Use the full id."
+            )
+        self._explain_missing_plugin(kind, name)
+        known = {c.spec.name for c in components.values()} | set(components)
+        message = f"No {kind} is called {name!r}.{nearest(name, known)}"
+        hurt = [p for p in self.plugins if p.status != "ok"]
+        if hurt:
+            listed = ", ".join(f"{p.name} ({p.status}: {p.reason})" for p in hurt)
+            message += f" These plugins did not load and may offer it: {listed}."
+        raise UnknownComponentError(f"{message} See `rib-harness list {kind}s`.")
+
+    def _explain_missing_plugin(self, kind: str, name: str) -> None:
+        plugin_name, slash, _ = name.partition("/")
+        for plugin in self.plugins:
+            if slash and plugin.name == plugin_name and plugin.status != "ok":
+                raise PluginError(
+                    f"The {kind} {name!r} belongs to the plugin {plugin.name!r} "
+                    f"({plugin.distribution} {plugin.version}), which is {plugin.status}: "
+                    f"{plugin.reason}"
+                )
+
+    def bind(self, kind: str, text: str, preset: str = "default") -> Bound:
+        """The component that a reference names, with its options resolved."""
+        reference = Reference.parse(text)
+        component = self.get(kind, reference.name)
+        presets = getattr(component.spec, "presets", {}).get(preset, {})
+        return component.bind(reference, None if kind == "suite" else presets)
+
+    def notify(self, event: Event, log: Any) -> None:
+        """Call the observers; what one raises is logged and changes nothing."""
+        if self._manager is None:
+            return
+        for impl in getattr(self._manager.hook, event.name).get_hookimpls():
+            try:
+                impl.function(**({"event": event} if "event" in impl.argnames else {}))
+            except Exception:
+                log.exception("the observer %s.%s failed", impl.plugin_name, event.name)
+
+
+def load_catalog(
+    *,
+    block: Sequence[str] = (),
+    entry_points: Iterable[metadata.EntryPoint] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Catalog:
+    """Load every installed plugin.
+
+    Args:
+        block: names of plugins not to load, beside those in `RIB_PLUGINS_BLOCK`.
+        entry_points: what to load instead of what is installed (for tests).
+        environ: environment to read instead of the process's.
+
+    Environment:
+        RIB_PLUGINS: comma-separated allowlist; set and empty means none.
+        RIB_PLUGINS_BLOCK: comma-separated blocklist.
+        RIB_STRICT_PLUGINS: `1` raises a plugin's own exception.
+    """
+    environ = os.environ if environ is None else environ
+    if entry_points is None:
+        entry_points = metadata.entry_points(group=hookspecs.ENTRY_POINT_GROUP)
+    points = sorted(entry_points, key=lambda point: (point.name, _distribution(point)[0]))
+    by_name: dict[str, list[metadata.EntryPoint]] = defaultdict(list)
+    for point in points:
+        by_name[point.name].append(point)
+
+    loader = _Loader(strict=environ.get("RIB_STRICT_PLUGINS") == "1")
+    for point in points:
+        reason = _blocked(point.name, block, environ)
+        if reason:
+            loader.refuse(point, "blocked", reason)
+            continue
+        rivals = [p for p in by_name[point.name] if p is not point]
+        own = _distribution(point)[0] in FIRST_PARTY
+        if rivals and not own:
+            listed = ", ".join(" ".join(_distribution(p)) for p in rivals)
+            loader.refuse(
+                point,
+                "conflict",
+                f"the plugin name {point.name!r} is also claimed by {listed}; uninstall one, "
+                f"or block the name with RIB_PLUGINS_BLOCK={point.name}",
+            )
+            continue
+        loader.load(point)
+    return Catalog(loader.plugins, loader.components, loader.manager)
+
+
+class _Loader:
+    """Loads plugins one by one and keeps what came of each."""
+
+    def __init__(self, strict: bool):
+        self.strict = strict
+        self.plugins: list[Plugin] = []
+        self.components: list[Component] = []
+        self.manager = pluggy.PluginManager("rib_harness")
+        self.manager.add_hookspecs(hookspecs)
+
+    def refuse(self, point: metadata.EntryPoint, status: Status, reason: str, **facts: Any) -> None:
+        self.plugins.append(_plugin(point, status, reason=reason, **facts))
+
+    def load(self, point: metadata.EntryPoint) -> None:
+        start, before = time.perf_counter(), set(sys.modules)
+
+        def facts() -> dict[str, Any]:
+            heavy = tuple(name for name in HEAVY if name in sys.modules and name not in before)
+            return {"seconds": time.perf_counter() - start, "heavy": heavy}
+
+        try:
+            module = point.load()
+            api = getattr(module, "RIB_PLUGIN_API", None)
+            if api != hookspecs.PLUGIN_API:
+                said = "does not say RIB_PLUGIN_API" if api is None else f"is for API {api!r}"
+                self.refuse(
+                    point,
+                    "incompatible",
+                    f"{point.value} {said}; this rib-harness speaks API {hookspecs.PLUGIN_API}",
+                    **facts(),
+                )
+                return
+            specs = self._collect(point.name, module)
+        except (Exception, SystemExit) as error:
+            if self.manager.has_plugin(point.name):
+                self.manager.unregister(name=point.name)
+            if self.strict:
+                raise
+            self.refuse(point, "broken", f"{type(error).__name__}: {error}", **facts())
+            return
+        offered: dict[str, tuple[str, ...]] = {}
+        for kind in KINDS:
+            names = tuple(f"{point.name}/{spec.name}" for spec in specs if spec.kind == kind)
+            if names:
+                offered[kind] = names
+        plugin = _plugin(point, "ok", components=offered, **facts())
+        self.plugins.append(plugin)
+        self.components += [Component(spec, plugin) for spec in specs]
+
+    def _collect(self, name: str, module: ModuleType) -> list[Spec]:
+        self._check_hook_names(module)
+        self.manager.register(module, name=name)
+        specs: list[Spec] = []
+        for hook, expected in hookspecs.REGISTRATION.items():
+            for impl in getattr(self.manager.hook, hook).get_hookimpls():
+                if impl.plugin_name == name:
+                    specs += [_checked(spec, expected, hook) for spec in impl.function()]
+        seen: set[tuple[str, str]] = set()
+        for spec in specs:
+            if (spec.kind, spec.name) in seen:
+                raise ValueError(f"two {spec.kind}s are called {spec.name!r}")
+            seen.add((spec.kind, spec.name))
+        return specs
+
+    def _check_hook_names(self, module: ModuleType) -> None:
+        known = [n for n in dir(hookspecs) if self.manager.parse_hookspec_opts(hookspecs, n)]
+        for attribute in dir(module):
+            if attribute not in known and self.manager.parse_hookimpl_opts(module, attribute):
+                raise ValueError(
+                    f"{attribute!r} is no hook of rib-harness.{nearest(attribute, known)} "
+                    f"Hooks: {', '.join(known)}"
+                )
+
+
+def _checked(spec: Any, expected: type[Spec], hook: str) -> Spec:
+    """The spec, if it is what the hook promises."""
+    if not isinstance(spec, expected):
+        raise TypeError(f"{hook} must return {expected.__name__}, got {type(spec).__name__}")
+    what = f"{hook}: {expected.__name__} {spec.name!r}"
+    if not isinstance(spec.name, str) or not _NAME.fullmatch(spec.name):
+        raise ValueError(f"{what}: a name is lower-case words joined by hyphens")
+    needs_target = not isinstance(spec, SuiteSpec)
+    if needs_target and not (isinstance(spec.target, str) and _TARGET.fullmatch(spec.target)):
+        raise ValueError(f"{what}: expected target 'package.module:attribute', got {spec.target!r}")
+    if isinstance(spec.version, bool) or not isinstance(spec.version, int) or spec.version < 1:
+        raise ValueError(f"{what}: expected version 1, 2, …, got {spec.version!r}")
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if field.name == "label_space" and not isinstance(value, LabelSpace):
+            raise TypeError(f"{what}: expected a LabelSpace, got {type(value).__name__}")
+        if field.name in ("members", "references", "needs") and (
+            isinstance(value, str) or not all(isinstance(item, str) for item in value)
+        ):
+            raise TypeError(f"{what}: {field.name} is a tuple of names, got {value!r}")
+    return spec
+
+
+def _blocked(name: str, block: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Why a plugin may not load, or nothing."""
+
+    def names(variable: str) -> list[str]:
+        return [item.strip() for item in environ.get(variable, "").split(",") if item.strip()]
+
+    if name in block:
+        return "blocked by --no-plugin"
+    if name in names("RIB_PLUGINS_BLOCK"):
+        return "blocked by RIB_PLUGINS_BLOCK"
+    if "RIB_PLUGINS" in environ and name not in names("RIB_PLUGINS"):
+        return "not in RIB_PLUGINS"
+    return ""
+
+
+def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution, without importing it."""
+    if point.dist is None:
+        return ("unknown", "")
+    return (str(point.dist.name or "unknown"), str(point.dist.version or ""))
+
+
+def _plugin(point: metadata.EntryPoint, status: Status, **facts: Any) -> Plugin:
+    name, version = _distribution(point)
+    origin: dict[str, Any] = {}
+    if point.dist is not None:
+        try:
+            origin = json.loads(point.dist.read_text("direct_url.json") or "{}")
+        except ValueError:
+            origin = {}
+    return Plugin(
+        name=point.name,
+        distribution=name,
+        version=version,
+        status=status,
+        editable=bool(origin.get("dir_info", {}).get("editable", False)),
+        commit=str(origin.get("vcs_info", {}).get("commit_id", "")),
+        **facts,
+    )

@@ -1,0 +1,94 @@
+"""The command line: one file a verb, each imported when it is used.
+
+Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 a user's mistake or a
+step that failed, 2 wrong usage, 130 stopped by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+
+from rib_harness import __version__
+from rib_harness.errors import RibError, nearest
+
+#: Verb → module and one line of help, so that `--help` imports none of them.
+VERBS = {
+    "run": "Fine-tune on each member of a suite, measure on all the others.",
+    "evaluate": "Measure an untouched backbone on a suite.",
+    "plan": "Show which steps a run needs, and which are done.",
+    "results": "Show the results of a store again, as a table, CSV, JSON or Markdown.",
+    "why": "Explain what made a step's key.",
+    "list": "List components: backbones, datasets, methods, metrics or suites.",
+    "show": "Show one component with its options.",
+    "list-plugins": "List the installed plugins.",
+}
+
+
+class Verbs(click.Group):
+    """Imports a verb's module on first use."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """All verbs."""
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The verb's command."""
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"rib_harness.cli.{name.replace('-', '_')}_")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        """As click's, with the nearest verb in the error."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise click.UsageError(f"No verb {args[0]!r}.{nearest(args[0], VERBS)}", context)
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs with their help, importing none."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog="Start with: rib-harness run --method lwf",
+)
+@click.version_option(__version__, package_name="rib-harness")
+def cli() -> None:
+    """Does fine-tuning keep the robustness that a pretrained vision model came with?"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the program."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    sys.exit(_code(arguments))
+
+
+def _code(arguments: list[str] | None) -> int:
+    try:
+        code = cli.main(arguments, standalone_mode=False, prog_name="rib-harness")
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except RibError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone; nothing more to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,48 @@
+"""`rib-harness list`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from rib_harness.catalog import Component
+from rib_harness.cli.options import json_flag, no_plugin
+from rib_harness.specs import KINDS
+
+_KINDS = [name for kind in KINDS for name in (f"{kind}s", kind)]
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(_KINDS, case_sensitive=False),
+                metavar="[" + "|".join(f"{kind}s" for kind in KINDS) + "]")  # fmt: skip
+@json_flag
+@no_plugin
+def command(kind: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
+    """List the components of one kind."""
+    from rib_harness.catalog import load_catalog
+
+    components = load_catalog(block=no_plugin).list(kind.removesuffix("s"))
+    if as_json:
+        click.echo(json.dumps([to_json(component) for component in components], indent=1))
+        return
+    from rib_harness.cli.tables import console, table
+
+    shown = table(kind.removesuffix("s"), "plugin", "summary")
+    for component in components:
+        shown.add_row(component.spec.name, component.plugin.name, component.spec.summary)
+    console().print(shown)
+
+
+def to_json(component: Component) -> dict[str, Any]:
+    """The spec's fields, the canonical id and the plugin."""
+    return {
+        "id": component.id,
+        "kind": component.spec.kind,
+        **asdict(component.spec),
+        "plugin": component.plugin.name,
+        "distribution": component.plugin.distribution,
+        "distribution_version": component.plugin.version,
+    }

@@ -1,0 +1,110 @@
+"""Options that several verbs share. Every option `--x-y` has the variable `RIB_X_Y`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rib_harness.config import RunConfig
+
+Command = Callable[..., Any]
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """A click option with its environment variable; unset options are None or empty."""
+    long = next(name for name in names if name.startswith("--"))
+    variable = "RIB_" + long.split("/")[0].removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=True, **settings)
+
+
+no_plugin = option(
+    "--no-plugin", multiple=True, metavar="NAME", help="Do not load this plugin. Repeatable."
+)
+json_flag = option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+store = option(
+    "--store", type=click.Path(path_type=Path), help="Folder of results.  [default: rib-store]"
+)
+
+_RUN = [
+    option("--suite", metavar="NAME", help="Benchmark.  [default: digits-rib]"),
+    option("--backbone", "-b", multiple=True, metavar="REF",
+           help="Backbone, e.g. timm:resnet50.a1_in1k. Repeatable.  [default: the suite's]"),
+    option("--dataset", "-d", multiple=True, metavar="NAME",
+           help="Member of the suite to use. Repeatable.  [default: all]"),
+    option("--limit", type=int, metavar="N",
+           help="At most N images a class (in each group); part of every key."),
+    store,
+    option("--data-root", type=click.Path(path_type=Path, file_okay=False),
+           help="Folder that holds the datasets."),
+    option("--config", "-c", type=click.Path(path_type=Path, dir_okay=False),
+           help="TOML file with any of these settings; options win over it."),
+    option("--requires", multiple=True, metavar="REQ",
+           help="Version that must be installed, e.g. 'rib-plugin-x>=0.3'. Repeatable."),
+    option("--device", metavar="NAME", help="cpu, cuda or mps.  [default: the fastest]"),
+    option("--workers", type=int, metavar="N",
+           help="Threads that decode images.  [default: one a core]"),
+    option("--eval-batch-size", type=int, metavar="N",
+           help="Images a forward pass in evaluation; changes no number.  [default: 256]"),
+    no_plugin,
+]  # fmt: skip
+
+_TRAIN = [
+    option("--method", "-m", multiple=True, metavar="REF",
+           help="Fine-tuning method, e.g. lwf or lwf:alpha=0.5. Repeatable."),
+    option("--seed", "-s", multiple=True, type=int, metavar="N",
+           help="Repeatable.  [default: 0]"),
+    option("--set", "assignments", multiple=True, metavar="recipe.KEY=VALUE",
+           help="A value of the recipe, e.g. recipe.lr=0.001. Repeatable."),
+    option("--preset", type=click.Choice(["default", "paper"]),
+           help="Named choices of the methods.  [default: default]"),
+    option("--save-every", type=float, metavar="SECONDS",
+           help="Time between saves of a fit under way.  [default: 30]"),
+]  # fmt: skip
+
+
+def run_options(train: bool) -> Callable[[Command], Command]:
+    """All settings of a run; the decorated function gets `config: RunConfig` and the rest."""
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(**given: Any) -> Any:
+            names = [*_names(_RUN), *(_names(_TRAIN) if train else ())]
+            settings = {name: given.pop(name) for name in names}
+            return function(config=to_config(settings), **given)
+
+        for one in reversed([*(_TRAIN if train else ()), *_RUN]):
+            command = one(command)
+        return command
+
+    return decorate
+
+
+def _names(options: list[Callable[[Command], Command]]) -> list[str]:
+    def probe() -> None:
+        """Collects the parameters."""
+
+    for one in options:
+        one(probe)
+    return [str(p.name) for p in probe.__click_params__]  # type: ignore[attr-defined]
+
+
+def to_config(settings: dict[str, Any]) -> RunConfig:
+    """The configuration that the options, variables and the TOML file make."""
+    from rib_harness.config import make_config
+
+    file = settings.pop("config")
+    values = {k: v for k, v in settings.items() if v is not None and v != ()}
+    recipe = {}
+    for text in values.pop("assignments", ()):
+        name, equals, value = text.partition("=")
+        if not equals or not name.startswith("recipe."):
+            raise click.UsageError(f"--set: expected recipe.KEY=VALUE, got {text!r}.")
+        recipe[name.removeprefix("recipe.").strip()] = None if value == "none" else value.strip()
+    if recipe:
+        values["recipe"] = recipe
+    return make_config(values, file)

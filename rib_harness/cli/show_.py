@@ -1,0 +1,70 @@
+"""`rib-harness show`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from rib_harness.cli.list_ import to_json
+from rib_harness.cli.options import json_flag, no_plugin
+
+
+@click.command("show")
+@click.argument("name", metavar="ID")
+@json_flag
+@no_plugin
+def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
+    """Show one component with its options: a short name, or plugin/name."""
+    from rib_harness.catalog import load_catalog
+    from rib_harness.errors import AmbiguousComponentError, UnknownComponentError, nearest
+    from rib_harness.options import REQUIRED, Reference
+    from rib_harness.specs import KINDS
+
+    wanted = Reference.parse(name).name
+    catalog = load_catalog(block=no_plugin)
+    everything = [c for kind in KINDS for c in catalog.list(kind)]
+    found = [c for c in everything if wanted in (c.id, c.spec.name)]
+    if not found:
+        for kind in KINDS if "/" in wanted else ():
+            catalog._explain_missing_plugin(kind, wanted)
+        known = {c.spec.name for c in everything} | {c.id for c in everything}
+        raise UnknownComponentError(
+            f"No component is called {wanted!r}.{nearest(wanted, known)} "
+            "See `rib-harness list methods`, and so on."
+        )
+    if len({c.id for c in found}) > 1:
+        listed = ", ".join(f"{c.id} ({c.plugin.distribution})" for c in found)
+        raise AmbiguousComponentError(f"{wanted!r} is several components: {listed}. Use the id.")
+    component = found[0]
+    signature = component.signature
+    if as_json:
+        options = [
+            {"name": o.name, "type": o.annotation, "doc": o.doc,
+             "required": o.default == REQUIRED,
+             "default": None if o.default == REQUIRED else o.default}
+            for o in signature.options
+        ]  # fmt: skip
+        document = {**to_json(component), "options": options, "doc": signature.doc}
+        click.echo(json.dumps(document, indent=1))
+        return
+    from rib_harness.cli.tables import console, table
+
+    spec = to_json(component)
+    shown = table("", "")
+    shown.show_header = False
+    for field, value in spec.items():
+        if value not in ("", (), {}, None) and field != "name":
+            shown.add_row(field, ", ".join(value) if isinstance(value, tuple) and
+                          all(isinstance(v, str) for v in value) else str(value))  # fmt: skip
+    console().print(shown)
+    if signature.doc:
+        click.echo(signature.doc.rstrip() + "\n")
+    if signature.options:
+        described = table("option", "type", "default", "what it is")
+        for o in signature.options:
+            default = "required" if o.default == REQUIRED else str(o.default)
+            described.add_row(o.name, o.annotation, default, o.doc)
+        console().print(described)
+        if signature.extra:
+            click.echo("Any other option is passed on.")

@@ -1,0 +1,89 @@
+"""Progress on stderr: bars on a terminal, a line for each finished piece of work elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from rib_harness.progress import Bar
+
+
+class RichProgress:
+    """Bars with loss, accuracy, images/s and time left.
+
+    Use it as a context manager: the terminal is given back at the end.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._rich: Progress | None = None
+        if self.console.is_terminal:
+            self._rich = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(compact=True),
+                console=self.console,
+                transient=True,
+            )
+
+    def __enter__(self) -> RichProgress:
+        if self._rich is not None:
+            self._rich.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+
+    def bar(self, label: str, total: int, done: int = 0, unit: str = "images") -> Bar:
+        """A bar for `total` units."""
+        return _Bar(self, label, total, done, unit)
+
+    def say(self, line: str) -> None:
+        """A line on stderr."""
+        self.console.print(line, style="dim", markup=False, highlight=False)
+
+
+class _Bar:
+    """One bar, or one line at the end of the work."""
+
+    def __init__(self, shown: RichProgress, label: str, total: int, done: int, unit: str):
+        self.shown, self.label, self.total, self.unit = shown, label, total, unit
+        self.units, self.begun = 0, time.monotonic()
+        self.numbers: dict[str, float] = {}
+        self.task: TaskID | None = None
+        if shown._rich is not None:
+            self.task = shown._rich.add_task(label, total=total, completed=done, numbers="")
+
+    def advance(self, n: int, **numbers: float) -> None:
+        """`n` more units."""
+        self.units += n
+        self.numbers = numbers
+        if self.shown._rich is not None and self.task is not None:
+            self.shown._rich.update(self.task, advance=n, numbers=self.text())
+
+    def text(self) -> str:
+        """`loss 0.412 · acc 87.5 % · 950 images/s`."""
+        parts = []
+        if "loss" in self.numbers:
+            parts.append(f"loss {self.numbers['loss']:.3f}")
+        if "accuracy" in self.numbers:
+            parts.append(f"acc {self.numbers['accuracy']:.1f} %")
+        speed = self.units / max(time.monotonic() - self.begun, 1e-9)
+        return " · ".join([*parts, f"{speed:,.0f} {self.unit}/s"])
+
+    def close(self) -> None:
+        """Leave a line behind, if anything was done."""
+        if self.shown._rich is not None and self.task is not None:
+            self.shown._rich.remove_task(self.task)
+        if self.units:
+            self.shown.say(f"{self.label}: {self.text()}")

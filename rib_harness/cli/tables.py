@@ -1,0 +1,141 @@
+"""Tables that are right in 80 columns, without a terminal, and with NO_COLOR."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rib_harness.catalog import Catalog
+    from rib_harness.results import Results, RunResult
+
+
+def console() -> Console:
+    """stdout; 80 columns where it is no terminal."""
+    width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None
+    if width is None:
+        width = int(os.environ.get("COLUMNS", 80))
+    return Console(width=width, soft_wrap=False)
+
+
+def table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+    """An empty table with the harness's looks."""
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold",
+                 pad_edge=False)  # fmt: skip
+    for name in columns:
+        if name in right:
+            made.add_column(name, justify="right", no_wrap=True)
+        else:
+            made.add_column(name, overflow="fold")
+    return made
+
+
+def print_results(results: Results, catalog: Catalog) -> None:
+    """For each suite and backbone: A_pre and RI of each source, then each method's summary."""
+    from rib_harness.results import Results
+
+    together: dict[tuple[Any, ...], list[RunResult]] = {}
+    for run in results:
+        record = run.record
+        key = (record["suite"], record["backbone"], record["limit"], tuple(record["members"]),
+               str(record["cells"]["pre"]))  # fmt: skip
+        together.setdefault(key, []).append(run)
+    for runs in together.values():
+        trained = [run for run in runs if run.method is not None]
+        # Columns that fit into 80: more methods continue in a further table.
+        for start in range(0, max(len(trained), 1), 4):
+            _print_matrix(runs[0], trained[start : start + 4])
+        if trained:
+            _print_summary(Results(trained), catalog)
+
+
+def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
+    from rib_harness.results import known
+
+    record, matrix = first.record, first.matrix
+    title = f"{record['suite']} · {record['backbone']}"
+    if record["limit"] is not None:
+        title += f" · limit {record['limit']} a class"
+    if record["preset"] != "default":
+        title += f" · preset {record['preset']}"
+    names = [f"RI {_short(run)}" for run in runs]
+    shown = table("dataset", "n", "A_pre", *names, right=("n", "A_pre"), title=title)
+    for column in shown.columns[3:]:
+        column.justify = "right"
+    for name in (*matrix.members, *matrix.references):
+        cell = matrix.pre.get(name)
+        values = [_number(run.ri[name]) if name in run.ri else "–" for run in runs]
+        label = name if name in matrix.members else f"{name} (reference)"
+        shown.add_row(
+            label,
+            f"{cell.n:,}" if cell else "–",
+            f"{cell.top1:.2f}" if cell else "INCOMPLETE",
+            *values,
+        )
+        if name == matrix.members[-1]:
+            shown.add_section()
+    pre = [matrix.pre[name].top1 for name in matrix.members if name in matrix.pre]
+    mean = f"{sum(pre) / len(pre):.2f}" if len(pre) == len(matrix.members) else "INCOMPLETE"
+    shown.add_section()
+    shown.add_row(
+        f"mean of {len(matrix.members)} members" + (" / mRI" if runs else ""),
+        "",
+        mean,
+        *(_number(known(getattr, run, "mri")) for run in runs),
+        style="bold",
+    )
+    console().print(shown)
+
+
+def _print_summary(results: Results, catalog: Catalog) -> None:
+    from rib_harness.options import load_target
+    from rib_harness.results import known
+
+    wanted = ("mri", "mean-ood-accuracy", "gain", "forgetting")
+    metrics = {c.spec.name: c for c in catalog.list("metric") if c.spec.name in wanted}
+    heads = {"mri": "mRI", "mean-ood-accuracy": "OOD after", "gain": "gain",
+             "forgetting": "forgot"}  # fmt: skip
+    names = [name for name in wanted if name in metrics]
+    columns = ("seed", *(heads[name] for name in names), "sources")
+    shown = table("method", *columns, right=columns)
+    for run in results:
+        values = []
+        for name in names:
+            compute = load_target(metrics[name].spec.target, metrics[name].what)
+            values.append(_number(known(compute, run.matrix), sign=name != "mean-ood-accuracy"))
+        used = f"{len(run.matrix.sources)} of {len(run.record['suite_members'])}"
+        shown.add_row(run.method, str(run.record["seed"]), *values, used)
+    console().print(shown)
+    incomplete = [run for run in results if not run.complete]
+    for run in incomplete:
+        missing = run.matrix.missing
+        console().print(
+            f"INCOMPLETE: {run.method}: {len(missing)} cells are missing, e.g. {missing[0]}",
+            markup=False,
+            highlight=False,
+        )
+    console().print(
+        "A_pre and OOD after: top-1 %. RI, mRI, gain, forgot: points. RI of a row: mean change "
+        "on the other members after fine-tuning on it; gain: on the fine-tuning set itself "
+        "(training accuracy); forgot: on the reference.",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _short(run: RunResult) -> str:
+    seed = f" s{run.record['seed']}" if run.record["seed"] else ""
+    return f"{run.method}{seed}"
+
+
+def _number(value: float | None, *, sign: bool = True) -> str:
+    if value is None:
+        return "INCOMPLETE"
+    return f"{value:+.2f}" if sign else f"{value:.2f}"

@@ -1,0 +1,167 @@
+"""What was asked: one validated object from TOML, command line and environment.
+
+The names are the same everywhere: the option `--data-root`, the TOML key `data-root` (or
+`data_root`), the variable `RIB_DATA_ROOT` and the field `data_root`. Later wins: suite defaults,
+preset, TOML, environment, command line.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rib_harness.errors import ConfigError, nearest
+
+Preset = Literal["default", "paper"]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Recipe(BaseModel):
+    """How to fine-tune: the part of a run that every method shares. All of it is in the keys.
+
+    Without a suite's own values, these are the ones of the ImageNet-RIB reference code.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimizer: str = "sgd"  #: a class of torch.optim in lower case (no Nesterov), or a name of timm
+    lr: float = Field(1e-3, gt=0)  #: peak learning rate
+    momentum: float = Field(0.9, ge=0, lt=1)  #: for optimizers that have one
+    weight_decay: float = Field(0.0, ge=0)  #: on all parameters
+    schedule: str = "cosine"  #: cosine, linear or constant (per step), or a name of timm
+    warmup_steps: int = Field(0, ge=0)  #: steps of linear warmup
+    batch_size: int = Field(64, ge=1)  #: images an update
+    micro_batch: int | None = Field(None, ge=1)  #: images a forward pass; gradients accumulate
+    epochs: int = Field(10, ge=0)  #: passes over the fine-tuning set
+    max_steps: int | None = Field(None, ge=0)  #: stop after so many updates
+    clip_grad: float | None = Field(None, gt=0)  #: largest norm of the gradient
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  #: of training; evaluation is in fp32
+    augment: Literal["none", "flip", "crop-flip"] = "none"  #: the protocol trains without
+
+
+class RunConfig(BaseModel):
+    """A whole run. `resolved` is what a store keeps, and what `--config` reads again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suite: str = "digits-rib"  #: which benchmark
+    backbone: tuple[str, ...] = ()  #: references; empty is the suite's default
+    method: tuple[str, ...] = ()  #: references; none evaluates the untouched backbone only
+    dataset: tuple[str, ...] = ()  #: members of the suite to use; empty is all
+    seed: tuple[int, ...] = (0,)
+    preset: Preset = "default"
+    recipe: dict[str, Any] = Field(default_factory=dict)  #: values that replace the suite's
+    limit: int | None = Field(None, ge=1)  #: images a class (in each group); in every key
+    store: Path = Path("rib-store")
+    data_root: Path | None = None
+    no_plugin: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()  #: e.g. "rib-plugin-x>=0.3", checked before any work
+    device: str | None = None  #: cpu, cuda, mps …; None lets Accelerate choose
+    workers: int | None = Field(None, ge=1)  #: threads that decode images; None is one a core
+    eval_batch_size: int = Field(256, ge=1)  #: changes speed, never a number
+    save_every: float = Field(30.0, ge=0)  #: seconds between saves of a running fit
+
+    @field_validator(
+        "backbone", "method", "dataset", "no_plugin", "requires", "seed", mode="before"
+    )
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("seed", "method", "backbone", "dataset")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("recipe")
+    @classmethod
+    def _known_recipe_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {key.replace("-", "_"): item for key, item in value.items()}
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that is set, as TOML values with absolute paths."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        for name in ("store", "data_root"):
+            if name in data:
+                data[name] = str(Path(data[name]).absolute())
+        return {
+            key.replace("_", "-"): value for key, value in data.items() if value not in ([], {})
+        }
+
+
+def make_config(values: Mapping[str, Any], file: Path | None = None) -> RunConfig:
+    """The configuration from a TOML file and values that replace its own.
+
+    Raises:
+        ConfigError: every unknown key and every bad value, all at once.
+    """
+    merged: dict[str, Any] = _read_toml(file) if file is not None else {}
+    recipe = {**merged.get("recipe", {}), **values.get("recipe", {})}
+    merged.update(values)
+    if recipe:
+        merged["recipe"] = recipe
+    return _validated(RunConfig, merged, prefix="")
+
+
+def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
+    """The recipe, later layers first in line.
+
+    >>> make_recipe({"lr": 0.1, "epochs": 3}, {"lr": 0.2}).lr
+    0.2
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer)
+    return _validated(Recipe, merged, prefix="recipe.")
+
+
+def check_requirements(requires: tuple[str, ...]) -> None:
+    """Raise where an installed distribution is not what the configuration pins."""
+    problems = []
+    for text in requires:
+        try:
+            requirement = Requirement(text)
+            found = metadata.version(requirement.name)
+        except InvalidRequirement:
+            problems.append(f"requires: {text!r} is no requirement such as 'rib-plugin-x>=0.3'.")
+        except metadata.PackageNotFoundError:
+            problems.append(f"requires {text}, which is not installed: pip install '{text}'")
+        else:
+            if not requirement.specifier.contains(found, prereleases=True):
+                problems.append(f"requires {text}, but {found} is installed.")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError([f"The configuration file {file} does not exist."]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{file} is not valid TOML: {error}"]) from None
+    return {key.replace("-", "_"): value for key, value in data.items()}
+
+
+def _validated(model: type[Model], values: dict[str, Any], prefix: str) -> Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            name = prefix + ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                known = [prefix + field.replace("_", "-" if not prefix else "_")
+                         for field in model.model_fields]  # fmt: skip
+                problems.append(
+                    f"{name} is no setting.{nearest(name, known)} Settings: {', '.join(known)}."
+                )
+            else:
+                problems.append(f"{name}: {item['msg']}, got {item['input']!r}.")
+        raise ConfigError(problems) from None

@@ -1,0 +1,97 @@
+"""A classifier: encoder, head and preprocessing; copy, freeze, save, load."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rib_harness.errors import DataError
+from rib_harness.images import Preprocess
+
+
+class Classifier(nn.Module):
+    """A timm model, a CLIP tower with a text-made head and a toy all look like this.
+
+    Args:
+        encoder: images (N, 3, S, S), normalised float32 → features (N, D).
+        head: features (N, D) → logits (N, label space).
+        preprocess: what the images went through.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, preprocess: Preprocess):
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.preprocess = preprocess
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) → (N, D)."""
+        features: Tensor = self.encoder(images)
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) → (N, label space)."""
+        logits: Tensor = self.head(self.encoder(images))
+        return logits
+
+    def copy(self) -> Classifier:
+        """An independent copy with every parameter trainable and no gradients."""
+        duplicate = copy.deepcopy(self)
+        duplicate.zero_grad(set_to_none=True)
+        return duplicate.requires_grad_(True)
+
+    def frozen(self) -> Classifier:
+        """An independent copy that cannot train, in eval mode: a teacher."""
+        return copy.deepcopy(self).requires_grad_(False).eval()
+
+    def fingerprint(self) -> str:
+        """Hash of all parameters and buffers, to show that nobody changed them."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write all parameters and buffers as safetensors, at full precision."""
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}
+        save_file(state, path)
+
+    def load(self, path: Path) -> Classifier:
+        """Read what `save` wrote, in place.
+
+        Raises:
+            DataError: the file is damaged or of another architecture; names what differs.
+        """
+        load_weights(self, path)
+        return self
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file strictly; floats are cast to the module's own precision.
+
+    Raises:
+        DataError: damaged, or not of this architecture.
+    """
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read as safetensors: {error}") from error
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    came = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    differ = [
+        f"{name} is {came.get(name, 'missing')}, expected {own.get(name, 'no such tensor')}"
+        for name in {**own, **came}
+        if own.get(name) != came.get(name)
+    ]
+    if differ:
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise DataError(f"{path} does not fit the model: {'; '.join(differ[:3])}{more}.")
+    module.load_state_dict(state)

@@ -1,0 +1,241 @@
+"""Image sets → batches of pixels, decoded once and packed into a form that is cheap to read again.
+
+The unit is uint8: normalisation happens on the device, in `Normalizer`. What is read never
+depends on the number of threads; what is random is a function of (seed, epoch, index).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from rib_harness.cache import cache_dir
+from rib_harness.errors import ConfigError
+from rib_harness.images import ImageSet, Preprocess
+
+Advance = Callable[[int], None]
+
+#: Sets up to this size are packed; larger ones are decoded at each pass.
+PACK_LIMIT_GIB = 8.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model takes.
+
+    Args:
+        images: (N, 3, S, S), normalised float32, on the device.
+        labels: (N,), indices into the fine-tuning set's classes.
+        index: (N,), which images of the set these are.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, size: int | None) -> list[Batch]:
+        """Pieces of at most `size` images; None keeps it whole."""
+        if size is None or size >= len(self):
+            return [self]
+        columns = zip(
+            self.images.split(size), self.labels.split(size), self.index.split(size), strict=True
+        )
+        return [Batch(*column) for column in columns]
+
+
+class Normalizer(nn.Module):
+    """uint8 pixels → the model's input: x / 255, minus mean, over std."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocess: Preprocess):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocess.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, 3, S, S) uint8 → float32, as torchvision's ToTensor and Normalize to the bit."""
+        return pixels.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+
+
+class Pixels:
+    """The pixels of an image set under one preprocessing: packed, or decoded at each pass.
+
+    Args:
+        images: the set.
+        preprocess: see `Preprocess`.
+        workers: threads that decode; None is one a core.
+        pack: keep the decoded pixels in the user's cache folder; None decides by size.
+        advance: told how many more images were decoded, for a progress bar.
+
+    Raises:
+        DataError: an image that cannot be decoded, by name.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        preprocess: Preprocess,
+        *,
+        workers: int | None = None,
+        pack: bool | None = None,
+        advance: Advance | None = None,
+    ):
+        self.images = images
+        self.preprocess = preprocess
+        self.workers = workers or os.cpu_count() or 1
+        size = len(images) * 3 * preprocess.size**2
+        limit = float(os.environ.get("RIB_PACK_LIMIT", PACK_LIMIT_GIB)) * 2**30
+        self.packed: NDArray[np.uint8] | None = None
+        if size <= limit if pack is None else pack:
+            self.packed = self._pack(advance)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def of(self, preprocess: Preprocess) -> Pixels:
+        """The same pixels for a preprocessing that differs in mean and std only."""
+        other = copy.copy(self)
+        other.preprocess = preprocess
+        return other
+
+    def batches(
+        self, order: Sequence[NDArray[np.int64]], augment: Augment | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """For each array of indices, their pixels (N, 3, S, S)."""
+        if self.packed is not None and augment is None:
+            for indices in order:
+                yield self.packed[indices]
+            return
+        read = self._read if augment is None else self._augmented(augment)
+        with ThreadPoolExecutor(self.workers) as pool:
+            ahead = [pool.map(read, indices) for indices in order[:2]]
+            for position in range(len(order)):
+                yield np.stack(list(ahead.pop(0)))
+                if position + 2 < len(order):
+                    ahead.append(pool.map(read, order[position + 2]))
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        return self.preprocess.pixels(self.images.image(index))
+
+    def _augmented(self, augment: Augment) -> Callable[[int], NDArray[np.uint8]]:
+        def read(index: int) -> NDArray[np.uint8]:
+            return augment(self.images.image(index), int(index), self.preprocess)
+
+        return read
+
+    def _pack(self, advance: Advance | None) -> NDArray[np.uint8]:
+        n, side = len(self.images), self.preprocess.size
+        what = {
+            "fingerprint": self.images.fingerprint,
+            "limit": self.images.limit,
+            "pixels": self.preprocess.pixel_fields(),
+        }
+        name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+        path = cache_dir("packs") / f"{name}.npy"
+        expected = (n, 3, side, side)
+        if path.exists():
+            packed = np.load(path, mmap_mode="r")
+            if packed.shape == expected and packed.dtype == np.uint8:
+                return packed
+        # Written elsewhere and renamed, so that a killed process leaves no half pack.
+        handle, scratch = tempfile.mkstemp(prefix=f".{name}-", dir=path.parent)
+        os.close(handle)
+        try:
+            memory = np.lib.format.open_memmap(scratch, "w+", dtype=np.uint8, shape=expected)
+            with ThreadPoolExecutor(self.workers) as pool:
+                for start in range(0, n, 256):
+                    chunk = range(start, min(start + 256, n))
+                    for index, pixels in zip(chunk, pool.map(self._read, chunk), strict=True):
+                        memory[index] = pixels
+                    if advance is not None:
+                        advance(len(chunk))
+            memory.flush()
+            del memory
+            Path(scratch).replace(path)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+        return np.load(path, mmap_mode="r")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random views of a picture, each a function of (seed, epoch, index) and of nothing else.
+
+    Args:
+        kind: `"flip"` mirrors half of them; `"crop-flip"` also cuts out a random part
+            (area 8–100 %, aspect 3:4–4:3, as torchvision's RandomResizedCrop).
+        seed: of the fit; `epoch` counts its passes.
+    """
+
+    kind: str
+    seed: int
+    epoch: int
+
+    def __call__(
+        self, picture: Image.Image, index: int, preprocess: Preprocess
+    ) -> NDArray[np.uint8]:
+        """The view's pixels, (3, S, S)."""
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        if self.kind == "crop-flip":
+            pixels = preprocess.cropped(picture, _random_box(picture.size, rng))
+        elif self.kind == "flip":
+            pixels = preprocess.pixels(picture)
+        else:
+            raise ConfigError([f"augment: expected none, flip or crop-flip, got {self.kind!r}."])
+        return np.ascontiguousarray(pixels[:, :, ::-1]) if rng.random() < 0.5 else pixels
+
+
+def _random_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    width, height = size
+    for _ in range(10):
+        area = width * height * rng.uniform(0.08, 1.0)
+        aspect = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
+        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def epoch_order(n: int, batch_size: int, seed: Sequence[int]) -> list[NDArray[np.int64]]:
+    """One epoch's batches of shuffled indices, every image once.
+
+    A last batch of a single image joins the one before it: batch-norm cannot train on one.
+    """
+    order = np.random.default_rng(seed).permutation(n)
+    starts = list(range(0, n, batch_size))
+    if len(starts) > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return [order[a:b] for a, b in zip(starts, [*starts[1:], n], strict=True)]
+
+
+def in_order(n: int, batch_size: int) -> list[NDArray[np.int64]]:
+    """Batches of consecutive indices."""
+    return [np.arange(a, min(a + batch_size, n)) for a in range(0, n, batch_size)]
+
+
+def to_device(pixels: NDArray[np.uint8], device: Any) -> Tensor:
+    """uint8 pixels, copied to the device."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device, non_blocking=True)

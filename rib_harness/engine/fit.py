@@ -1,0 +1,469 @@
+"""The training loop that methods call, once or in several stages.
+
+Everything random is seeded from (seed, stage, epoch), and the whole state is one safetensors
+file, replaced atomically: a fit that was killed and is started again ends with the same weights,
+bit for bit on a CPU, as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rib_harness.config import Recipe
+from rib_harness.engine.classifier import Classifier
+from rib_harness.engine.data import Batch
+from rib_harness.errors import ConfigError, DivergedError, InterruptedRun, nearest
+from rib_harness.progress import Progress
+from rib_harness.signals import StopFlag
+from rib_harness.store import write_atomically
+
+#: (model, batch) → a scalar, the mean over the batch.
+Loss = Callable[[Classifier, Batch], Tensor]
+
+
+class Stateful(Protocol):
+    """What a method hands to `fit` to be saved and restored with it."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Tensors, numbers, texts, and dicts and lists of them."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """The inverse."""
+        ...
+
+
+class Epochs(Protocol):
+    """The data of a fit."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def steps(self, batch_size: int) -> int:
+        """Updates an epoch."""
+        ...
+
+    def epoch(self, epoch: int, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch from the `start`-th on, in an order made by (seed, epoch)."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """One call of `fit`: where it runs and where it keeps its state.
+
+    Args:
+        accelerator: device, precision and gradient scaling.
+        seed: of the run; `stage` counts the calls of one method.
+        work: folder for the state; None keeps none.
+        save_every: seconds between saves; 0 saves at each step.
+        label: for the progress bar and for messages.
+        correct: (logits, labels) → how many are right, for the log.
+    """
+
+    accelerator: Accelerator
+    seed: int
+    stage: int
+    work: Path | None
+    save_every: float
+    label: str
+    progress: Progress
+    correct: Callable[[Tensor, Tensor], int]
+
+    @property
+    def stage_seed(self) -> int:
+        """A seed of this stage's own."""
+        return self.seed * 1009 + self.stage
+
+
+def fit(
+    model: Classifier,
+    loss: Loss,
+    data: Epochs,
+    recipe: Recipe,
+    job: FitJob,
+    *,
+    ema: float | None = None,
+    state: Mapping[str, Stateful] | None = None,
+) -> Classifier:
+    """Train the parameters of `model` that require gradients.
+
+    Args:
+        model: trained in place.
+        loss: see `Loss`.
+        data: batches by epoch.
+        recipe: optimizer, schedule, length.
+        job: where and as which stage.
+        ema: decay of an exponential moving average of the weights; if given, the average is
+            returned.
+        state: what else changes during the fit, by name; saved and restored with it.
+
+    Returns:
+        The trained classifier, in eval mode.
+
+    Raises:
+        DivergedError: the loss or a weight is not finite.
+        InterruptedRun: stopped by a signal; the state is on disk.
+    """
+    finished = job.work / f"stage-{job.stage}.safetensors" if job.work else None
+    device = job.accelerator.device
+    model.to(device)
+    if finished is not None and finished.exists():
+        return model.load(finished).to(device).eval()
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else []):
+        torch.manual_seed(job.stage_seed)
+        result = _Fit(model, loss, data, recipe, job, ema, dict(state or {})).run()
+    job.accelerator.free_memory()
+    if finished is not None:
+        result.save(finished.with_suffix(".part"))
+        finished.with_suffix(".part").replace(finished)
+        (finished.parent / f"state-{job.stage}.safetensors").unlink(missing_ok=True)
+    return result
+
+
+class _Fit:
+    """The state of one fit."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        loss: Loss,
+        data: Epochs,
+        recipe: Recipe,
+        job: FitJob,
+        ema: float | None,
+        extra: dict[str, Stateful],
+    ):
+        self.model, self.loss, self.data, self.recipe, self.job = model, loss, data, recipe, job
+        self.per_epoch = data.steps(recipe.batch_size)
+        limit = math.inf if recipe.max_steps is None else recipe.max_steps
+        self.total = int(min(recipe.epochs * self.per_epoch, limit))
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ConfigError([f"{job.label}: no parameter of the model requires gradients."])
+        optimizer = make_optimizer(recipe, self.parameters)
+        self.set_lr = make_schedule(recipe, optimizer, self.total, self.per_epoch)
+        self.optimizer = job.accelerator.prepare(optimizer)
+        self.average: AveragedModel | None = None
+        if ema is not None:
+            self.average = AveragedModel(
+                model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True
+            )
+        self.extra = extra
+        self.step = 0
+        self.sums = {"loss": 0.0, "correct": 0, "judged": 0, "images": 0, "seconds": 0.0}
+        self.history: list[dict[str, Any]] = []
+        self.last_good = "none yet"
+
+    def run(self) -> Classifier:
+        self.restore()
+        train_mode(self.model)
+        bar = self.job.progress.bar(
+            self.job.label, self.total * self.recipe.batch_size, self.step * self.recipe.batch_size
+        )
+        with StopFlag() as stop:
+            try:
+                self.loop(stop, bar.advance)
+            finally:
+                bar.close()
+        self.check_weights()
+        self.write_history()
+        trained = self.average.module if self.average is not None else self.model
+        return cast(Classifier, trained).eval()
+
+    def loop(self, stop: StopFlag, advance: Callable[..., None]) -> None:
+        saved = time.monotonic()
+        while self.step < self.total:
+            epoch, start = divmod(self.step, self.per_epoch)
+            batches = self.data.epoch(epoch, self.recipe.batch_size, self.job.stage_seed, start)
+            begun = time.monotonic()
+            for batch in batches:
+                value, right = self.update(batch)
+                now = time.monotonic()
+                self.count(value, right, len(batch), now - begun)
+                begun = now
+                advance(len(batch), **self.numbers())
+                if self.step % self.per_epoch == 0 or self.step == self.total:
+                    self.end_epoch(epoch)
+                if stop.hit:
+                    self.save()
+                    raise InterruptedRun
+                if now - saved >= self.job.save_every:
+                    self.save()
+                    saved = time.monotonic()
+                if self.step == self.total:
+                    break
+
+    def update(self, batch: Batch) -> tuple[float, int | None]:
+        """One optimizer step; gradients of the micro-batches add up to the batch's mean."""
+        accelerator, value = self.job.accelerator, 0.0
+        right: int | None = None
+        self.set_lr(self.step)
+        self.optimizer.zero_grad()
+        for part in batch.split(self.recipe.micro_batch):
+            share = len(part) / len(batch)
+            with _first_output(self.model) as seen, accelerator.autocast():
+                loss = self.loss(self.model, part)
+            part_value = loss.item()
+            if not math.isfinite(part_value):
+                raise DivergedError(
+                    f"{self.job.label}: the loss is {part_value} at step {self.step + 1} of "
+                    f"{self.total} (lr {self.optimizer.param_groups[0]['lr']:.3g}); the last good "
+                    f"one: {self.last_good}. A smaller recipe.lr, recipe.clip_grad=1 or a longer "
+                    "recipe.warmup_steps often helps."
+                )
+            accelerator.backward(loss * share)
+            value += part_value * share
+            if seen:
+                right = (right or 0) + self.job.correct(seen[0].detach(), part.labels)
+        if self.recipe.clip_grad is not None:
+            accelerator.clip_grad_norm_(self.parameters, self.recipe.clip_grad)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        self.last_good = f"step {self.step}, loss {value:.4f}"
+        return value, right
+
+    def count(self, value: float, right: int | None, images: int, seconds: float) -> None:
+        self.sums["loss"] += value * images
+        if right is not None:
+            self.sums["correct"] += right
+            self.sums["judged"] += images
+        self.sums["images"] += images
+        self.sums["seconds"] += seconds
+
+    def end_epoch(self, epoch: int) -> None:
+        self.check_weights()
+        speed = self.sums["images"] / max(self.sums["seconds"], 1e-9)
+        row = {"stage": self.job.stage, "epoch": epoch + 1, "step": self.step}
+        self.history.append({**row, **self.numbers(), "images_per_second": speed})
+        self.sums = dict.fromkeys(self.sums, 0)
+
+    def numbers(self) -> dict[str, float]:
+        """Means over the epoch so far; no accuracy where the loss does not call the model."""
+        s = self.sums
+        numbers = {"loss": s["loss"] / s["images"], "lr": self.optimizer.param_groups[0]["lr"]}
+        if s["judged"]:
+            numbers["accuracy"] = 100 * s["correct"] / s["judged"]
+        return numbers
+
+    def check_weights(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise DivergedError(
+                    f"{self.job.label}: the weight {name} is not finite after step {self.step}; "
+                    f"the last finite loss: {self.last_good}. A smaller recipe.lr often helps."
+                )
+
+    def write_history(self) -> None:
+        if self.job.work is not None:
+            lines = "".join(json.dumps(row) + "\n" for row in self.history)
+            write_atomically(self.job.work / f"history-{self.job.stage}.jsonl", lines)
+
+    @property
+    def state_file(self) -> Path | None:
+        return self.job.work and self.job.work / f"state-{self.job.stage}.safetensors"
+
+    def save(self) -> None:
+        if self.state_file is None:
+            return
+        scaler = self.job.accelerator.scaler
+        tree = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "extra": {name: item.state_dict() for name, item in self.extra.items()},
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "step": self.step,
+            "sums": self.sums,
+            "history": self.history,
+            "last_good": self.last_good,
+        }
+        write_atomically(self.state_file, pack_tree(tree))
+
+    def restore(self) -> None:
+        if self.state_file is None or not self.state_file.exists():
+            return
+        tree = unpack_tree(self.state_file)
+        self.model.load_state_dict(tree["model"])
+        self.optimizer.load_state_dict(tree["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(tree["average"])
+        for name, item in self.extra.items():
+            item.load_state_dict(tree["extra"][name])
+        if tree["scaler"] is not None and self.job.accelerator.scaler is not None:
+            self.job.accelerator.scaler.load_state_dict(tree["scaler"])
+        torch.set_rng_state(tree["rng"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(tree["rng_cuda"])
+        self.step, self.sums = tree["step"], tree["sums"]
+        self.history, self.last_good = tree["history"], tree["last_good"]
+        self.job.progress.say(f"{self.job.label}: goes on at step {self.step} of {self.total}")
+
+
+def train_mode(model: nn.Module) -> None:
+    """Train mode, but eval mode for every part whose parameters are all frozen.
+
+    So that dropout and batch-norm of a frozen encoder neither act nor move.
+    """
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+class _first_output:  # noqa: N801 - reads as the statement it is
+    """While the block runs, keeps the model's first output, for the accuracy in the log."""
+
+    def __init__(self, model: nn.Module):
+        self.model, self.seen = model, []  # type: ignore[var-annotated]
+
+    def __enter__(self) -> list[Tensor]:
+        self.hook = self.model.register_forward_hook(
+            lambda module, inputs, output: self.seen.extend([] if self.seen else [output])
+        )
+        return self.seen
+
+    def __exit__(self, *error: object) -> None:
+        self.hook.remove()
+
+
+def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
+    """A class of torch.optim by its name in lower case, else one of timm's.
+
+    `sgd` is torch's, without Nesterov; timm's optimizer of that name has Nesterov momentum.
+    """
+    own = {n.lower(): c for n, c in vars(torch.optim).items()
+           if isinstance(c, type) and issubclass(c, Optimizer) and c is not Optimizer}  # fmt: skip
+    name = recipe.optimizer.lower()
+    if name in own:
+        options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        if name in ("sgd", "rmsprop"):
+            options["momentum"] = recipe.momentum
+        return own[name](parameters, **options)
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    known = list_optimizers()
+    if name not in known:
+        raise ConfigError(
+            [
+                f"recipe.optimizer: {recipe.optimizer!r} is in neither torch.optim nor timm."
+                f"{nearest(name, [*own, *known])}"
+            ]
+        )
+    optimizer: Optimizer = create_optimizer_v2(
+        parameters, name, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+    )
+    return optimizer
+
+
+def lr_factor(schedule: str, step: int, total: int, warmup: int) -> float:
+    """Share of the peak learning rate at a step, counted from 0.
+
+    Linear warmup to the peak, then half a cosine (or a line) to 0 at `total`: the schedule of
+    the ImageNet-RIB reference code, which it has from WiSE-FT's `cosine_lr`.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(total - warmup, 1)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if schedule == "linear" else 1.0
+
+
+def make_schedule(
+    recipe: Recipe, optimizer: Optimizer, total: int, per_epoch: int
+) -> Callable[[int], None]:
+    """A function that sets the learning rate for a step; it has no state to save."""
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    if recipe.schedule in ("cosine", "linear", "constant"):
+
+        def set_lr(step: int) -> None:
+            factor = lr_factor(recipe.schedule, step, total, recipe.warmup_steps)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+
+        return set_lr
+    from timm.scheduler import create_scheduler_v2
+
+    known = ("tanh", "step", "poly")
+    if recipe.schedule not in known:
+        raise ConfigError(
+            [
+                f"recipe.schedule: {recipe.schedule!r} is not known. Schedules: cosine, linear, "
+                f"constant, and timm's {', '.join(known)}."
+            ]
+        )
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        recipe.schedule,
+        num_epochs=max(math.ceil(total / max(per_epoch, 1)), 1),
+        min_lr=0.0,
+        warmup_lr=0.0,
+        warmup_epochs=math.ceil(recipe.warmup_steps / max(per_epoch, 1)),
+        step_on_epochs=False,
+        updates_per_epoch=per_epoch,
+    )
+
+    def set_timm_lr(step: int) -> None:
+        scheduler.step_update(step)
+
+    return set_timm_lr
+
+
+def pack_tree(tree: Any) -> bytes:
+    """Tensors, numbers, texts, dicts, lists and tuples as one safetensors file; no pickle."""
+    tensors: dict[str, Tensor] = {}
+
+    def shape_of(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            name = f"t{len(tensors)}"
+            tensors[name] = node.detach().cpu().contiguous().clone()
+            return {"t": name}
+        if isinstance(node, Mapping):
+            return {"d": [[shape_of(key), shape_of(value)] for key, value in node.items()]}
+        if isinstance(node, list | tuple):
+            return {"l" if isinstance(node, list) else "u": [shape_of(item) for item in node]}
+        if node is None or isinstance(node, bool | int | float | str):
+            return node
+        raise TypeError(f"a fit's state may not hold {type(node).__name__}: {node!r}")
+
+    shape = json.dumps(shape_of(tree))
+    return save(tensors, metadata={"tree": shape})
+
+
+def unpack_tree(path: Path) -> Any:
+    """The inverse of `pack_tree`."""
+    with safe_open(path, framework="pt") as file:
+        tree = json.loads(file.metadata()["tree"])
+
+        def build(node: Any) -> Any:
+            if not isinstance(node, dict):
+                return node
+            ((kind, content),) = node.items()
+            if kind == "t":
+                return file.get_tensor(content)
+            if kind == "d":
+                return {build(key): build(value) for key, value in content}
+            return [build(item) for item in content] if kind == "l" else tuple(map(build, content))
+
+        return build(tree)

@@ -1,0 +1,262 @@
+"""What a method is given: the pretrained classifier, the data, the recipe, and the loop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rib_harness.config import Recipe
+from rib_harness.engine.classifier import Classifier
+from rib_harness.engine.data import (
+    Augment,
+    Batch,
+    Normalizer,
+    Pixels,
+    epoch_order,
+    in_order,
+    to_device,
+)
+from rib_harness.engine.fit import FitJob, Loss, Stateful, fit
+from rib_harness.engine.labels import ClassMap
+from rib_harness.errors import ConfigError
+from rib_harness.images import ImageSet
+from rib_harness.progress import Progress, Silence
+
+#: Answers and features are kept in memory up to this size, else computed at each use.
+KEEP_LIMIT = 2**30
+
+
+@dataclass
+class Task:
+    """One fine-tuning step, as a method sees it.
+
+    Args:
+        pretrained: the untouched classifier. Copy it; never modify it.
+        pixels: the fine-tuning set.
+        recipe: how to train.
+        seed: of the run.
+        accelerator: device and precision.
+        checkpoints: the classifiers of the methods that this one `needs`, by reference.
+        work: folder for the state of its fits; None keeps none.
+    """
+
+    pretrained: Classifier
+    pixels: Pixels
+    recipe: Recipe
+    seed: int
+    accelerator: Accelerator
+    checkpoints: Mapping[str, Classifier] = field(default_factory=dict)
+    work: Path | None = None
+    save_every: float = 30.0
+    progress: Progress = field(default_factory=Silence)
+    label: str = "fine-tune"
+
+    def __post_init__(self) -> None:
+        if self.accelerator.num_processes > 1:
+            raise ConfigError(
+                ["Data-parallel training within a step is not supported yet: start one process."]
+            )
+        self.pretrained.to(self.device)
+        self._classes = ClassMap(self.images.class_map).to(self.device)
+        self._labels = torch.from_numpy(self.images.labels)
+        self._normalize = Normalizer(self.pixels.preprocess).to(self.device)
+        self._stage = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models and the batches are."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def images(self) -> ImageSet:
+        """The fine-tuning set: labels, classes, class map."""
+        return self.pixels.images
+
+    @property
+    def repeats_images(self) -> bool:
+        """Whether every epoch shows the same pixels, so that what depends on them can be kept."""
+        return self.recipe.augment == "none"
+
+    def project(self, logits: Tensor) -> Tensor:
+        """(N, label space) → (N, K) over the fine-tuning set's classes, for a loss."""
+        projected: Tensor = self._classes(logits, "logsumexp")
+        return projected
+
+    def cross_entropy(self, model: Classifier, batch: Batch) -> Tensor:
+        """Cross-entropy over the fine-tuning set's classes, the mean over the batch."""
+        return F.cross_entropy(self.project(model(batch.images)), batch.labels)
+
+    def checkpoint(self, reference: str) -> Classifier:
+        """A copy of the classifier that another method made in this place.
+
+        Args:
+            reference: as in the method's `needs`; `"pretrained"` is the untouched one.
+        """
+        if reference == "pretrained":
+            return self.pretrained.copy()
+        if reference not in self.checkpoints:
+            has = ", ".join(["pretrained", *self.checkpoints])
+            raise ConfigError(
+                [f"{self.label}: no checkpoint of {reference!r}; declare it in `needs`. Has: {has}"]
+            )
+        return self.checkpoints[reference].copy()
+
+    def generator(self, name: str) -> torch.Generator:
+        """A CPU generator of its own, seeded by the run's seed and a name."""
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+    def fit(
+        self,
+        model: Classifier,
+        loss: Loss | None = None,
+        *,
+        ema: float | None = None,
+        state: Mapping[str, Stateful] | None = None,
+        **recipe: Any,
+    ) -> Classifier:
+        """Train what requires gradients in `model`; call it several times for several stages.
+
+        Args:
+            model: trained in place and returned, in eval mode.
+            loss: (model, batch) → scalar; None is `cross_entropy`.
+            ema: decay of an average of the weights, which is then returned instead.
+            state: what else changes during the fit, saved and restored with it.
+            recipe: values that replace the recipe's, e.g. `lr=task.recipe.lr / 2`.
+        """
+        return self._fit(model, loss or self.cross_entropy, _Images(self), recipe, ema, state)
+
+    def fit_head(self, model: Classifier, loss: Loss | None = None, **recipe: Any) -> Classifier:
+        """Train the head only, on features computed once.
+
+        The loss is given a classifier whose encoder passes features through, and batches whose
+        `images` are features (N, D). Exact, since nothing about the images is random.
+
+        Raises:
+            ConfigError: the recipe augments, so the features differ from epoch to epoch.
+        """
+        if not self.repeats_images:
+            raise ConfigError([f"recipe.augment={self.recipe.augment}: features differ by epoch."])
+        features = self._all_rows(model.frozen().features)
+        light = Classifier(nn.Identity(), model.head, model.preprocess)
+        light.head.requires_grad_(True)
+        data = _Features(self, features)
+        fitted = self._fit(light, loss or self.cross_entropy, data, recipe, None, None)
+        model.head = fitted.head
+        return model.to(self.device).eval()
+
+    def answers_of(self, model: Classifier) -> Callable[[Batch], Tensor]:
+        """A frozen copy's logits for a batch, (N, label space).
+
+        Computed once for the whole set and kept, where the images repeat and the answers fit in
+        memory (1 GiB); else computed for each batch.
+        """
+        teacher = model.frozen().to(self.device)
+        with torch.no_grad():
+            first = teacher(next(self.batches(1)).images)
+        if self.repeats_images and first.shape[1] * 4 * len(self.pixels) <= KEEP_LIMIT:
+            kept = self._all_rows(teacher)
+            return lambda batch: kept[batch.index]
+
+        def answer(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                logits: Tensor = teacher(batch.images)
+            return logits
+
+        return answer
+
+    def batches(
+        self, batch_size: int | None = None, order: Tensor | None = None
+    ) -> Iterator[Batch]:
+        """The fine-tuning set once, without augmentation, in order or in the given order."""
+        size = batch_size or self.recipe.micro_batch or self.recipe.batch_size
+        chunks = in_order(len(self.pixels) if order is None else len(order), size)
+        if order is not None:
+            chunks = [order.numpy()[chunk] for chunk in chunks]
+        for indices, pixels in zip(chunks, self.pixels.batches(chunks), strict=True):
+            yield self._batch(pixels, indices)
+
+    def recompute_batchnorm(self, model: Classifier) -> Classifier:
+        """Set the running statistics of batch-norm to those over the fine-tuning set.
+
+        Averaged weights do not fit averaged statistics (arXiv:1803.05407). Without batch-norm
+        nothing happens.
+        """
+        model.to(self.device)
+        torch.optim.swa_utils.update_bn((b.images for b in self.batches()), model)
+        return model.eval()
+
+    def _all_rows(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([function(batch.images) for batch in self.batches()])
+
+    def _fit(
+        self,
+        model: Classifier,
+        loss: Loss,
+        data: Any,
+        recipe: Mapping[str, Any],
+        ema: float | None,
+        state: Mapping[str, Stateful] | None,
+    ) -> Classifier:
+        job = FitJob(
+            accelerator=self.accelerator,
+            seed=self.seed,
+            stage=self._stage,
+            work=self.work,
+            save_every=self.save_every,
+            label=self.label,
+            progress=self.progress,
+            correct=lambda logits, labels: int((self.project(logits).argmax(1) == labels).sum()),
+        )
+        self._stage += 1
+        changed = self.recipe.model_copy(update=dict(recipe))
+        return fit(model, loss, data, changed, job, ema=ema, state=state)
+
+    def _batch(self, pixels: Any, indices: Any) -> Batch:
+        index = torch.from_numpy(indices)
+        images = self._normalize(to_device(pixels, self.device))
+        return Batch(images, self._labels[index].to(self.device), index.to(self.device))
+
+
+class _Images:
+    """Epochs of images."""
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def __len__(self) -> int:
+        return len(self.task.pixels)
+
+    def steps(self, batch_size: int) -> int:
+        return len(epoch_order(len(self), batch_size, [0]))
+
+    def epoch(self, epoch: int, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
+        order = epoch_order(len(self), batch_size, [seed, epoch])[start:]
+        kind = self.task.recipe.augment
+        augment = None if kind == "none" else Augment(kind, seed, epoch)
+        for indices, pixels in zip(order, self.task.pixels.batches(order, augment), strict=True):
+            yield self.task._batch(pixels, indices)
+
+
+class _Features(_Images):
+    """Epochs of features."""
+
+    def __init__(self, task: Task, features: Tensor):
+        super().__init__(task)
+        self.features = features
+
+    def epoch(self, epoch: int, batch_size: int, seed: int, start: int) -> Iterator[Batch]:
+        for indices in epoch_order(len(self), batch_size, [seed, epoch])[start:]:
+            index = torch.from_numpy(indices).to(self.task.device)
+            labels = self.task._labels[indices].to(self.task.device)
+            yield Batch(self.features[index], labels, index)

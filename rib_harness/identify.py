@@ -1,0 +1,121 @@
+"""A backbone's identity when planning: asked once, kept, and asked without loading torch here.
+
+A light backbone is asked in this process. Any other is asked in a child process (or here, if
+torch is loaded already), and the answer is kept in the cache until the options, the versions of
+the code behind it or the files that it rests on change.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from rib_harness.cache import cache_dir
+from rib_harness.catalog import Bound
+from rib_harness.errors import PluginError, RibError
+from rib_harness.options import load_target
+from rib_harness.protocols import Identity
+from rib_harness.store import key_of, write_atomically
+
+
+def identity_of(bound: Bound) -> Identity:
+    """The backbone's identity.
+
+    Raises:
+        RibError: what the backbone raises, e.g. for a missing weights file.
+    """
+    if bound.spec.light:
+        identity: Identity = bound.build().identity()
+        return identity
+    question = {
+        "target": bound.spec.target,
+        "version": bound.spec.version,
+        "arguments": bound.arguments(),
+        "code": _versions(bound.component.plugin.distribution),
+    }
+    path = cache_dir("identities") / f"{key_of(question)}.json"
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    identity = bound.build().identity() if "torch" in sys.modules else _ask_child(bound)
+    answer = {**identity.to_json(), "files": {file: _stat(file) for file in identity.files}}
+    write_atomically(path, json.dumps(answer))
+    return identity
+
+
+def _ask_child(bound: Bound) -> Identity:
+    question = {
+        "target": bound.spec.target,
+        "what": bound.component.what,
+        "arguments": bound.arguments(),
+    }
+    child = subprocess.run(
+        [sys.executable, "-m", "rib_harness.identify"],
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        answer = json.loads(child.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        raise PluginError(
+            f"{bound.component.what} failed when it was asked for its identity:\n{child.stderr}"
+        ) from None
+    if "error" in answer:
+        raise RibError(answer["error"])
+    return Identity(**{**vars(Identity.from_json(answer)), "files": tuple(answer["files"])})
+
+
+def _kept(path: Path) -> Identity | None:
+    try:
+        answer = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if any(_stat(file) != stat for file, stat in answer["files"].items()):
+        return None
+    return Identity.from_json(answer)
+
+
+def _stat(file: str) -> list[int]:
+    try:
+        stat = Path(file).stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _versions(distribution: str) -> dict[str, str]:
+    """Versions of the distribution and of what it requires directly: they decide the answer."""
+    names = [distribution]
+    try:
+        for line in metadata.requires(distribution) or []:
+            names.append(Requirement(line).name)
+    except metadata.PackageNotFoundError:
+        pass
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = ""
+    return versions
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    try:
+        backbone = load_target(question["target"], question["what"])(**question["arguments"])
+        identity: Identity = backbone.identity()
+    except RibError as error:
+        return {"error": str(error)}
+    return {**identity.to_json(), "files": list(identity.files)}
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n" + json.dumps(_answer(json.load(sys.stdin))) + "\n")

@@ -1,0 +1,216 @@
+"""Sets of labelled images and what happens to a picture before a model sees it. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rib_harness.errors import DataError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a picture to a model's input, as data: hashed, recorded, and half of it done on device.
+
+    Args:
+        size: side of the square input, in pixels.
+        resize: what the shorter side becomes before the centre crop; None crops only.
+        interpolation: PIL's filter for the resize.
+        mean, std: a channel, of values in 0 … 1; applied on the device.
+    """
+
+    size: int
+    resize: int | None = None
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def pixels(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """The input before normalisation: (3, size, size), uint8.
+
+        Equal to torchvision's `Resize(resize) → CenterCrop(size)` on a PIL image, to the bit.
+        """
+        picture = picture.convert("RGB")
+        if self.resize is not None:
+            picture = resize_shorter_side(picture, self.resize, _FILTERS[self.interpolation])
+        array = np.asarray(centre_crop(picture, self.size))
+        return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+    def cropped(self, picture: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """The part inside `box` (left, top, right, bottom), resized to the input: (3, S, S)."""
+        filter_ = _FILTERS[self.interpolation]
+        part = picture.convert("RGB").resize((self.size, self.size), filter_, box=box)
+        return np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))
+
+    def pixel_fields(self) -> dict[str, Any]:
+        """The part that decides `pixels`; mean and std come later."""
+        return {"size": self.size, "resize": self.resize, "interpolation": self.interpolation}
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, as JSON values."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Preprocess:
+        """The inverse of `to_json`."""
+        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+
+
+def resize_shorter_side(picture: Image.Image, size: int, how: Image.Resampling) -> Image.Image:
+    """Make the shorter side `size`; the longer is rounded down, as torchvision does."""
+    width, height = picture.size
+    shorter, longer = min(width, height), max(width, height)
+    if shorter == size:
+        return picture
+    scaled = int(size * longer / shorter)
+    return picture.resize((size, scaled) if width <= height else (scaled, size), how)
+
+
+def centre_crop(picture: Image.Image, size: int) -> Image.Image:
+    """The middle `size` × `size`; a smaller picture is padded with black, as torchvision does."""
+    width, height = picture.size
+    if width < size or height < size:
+        left, top = max((size - width) // 2, 0), max((size - height) // 2, 0)
+        canvas = Image.new(picture.mode, (max(width, size), max(height, size)))
+        canvas.paste(picture, (left, top))
+        picture, (width, height) = canvas, canvas.size
+    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+    return picture.crop((left, top, left + size, top + size))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images as columns; labels are known without decoding a picture.
+
+    Args:
+        labels: (N,) int64, indices into `classes`.
+        classes: names of this set's K classes.
+        class_map: for each class, its ids in the suite's label space. Several ids score by their
+            maximum and train by their log-sum-exp.
+        read: index → PIL image; safe to call from several threads.
+        names: (N,) a name for each image in messages, e.g. its file.
+        source: (N,) which photograph this is a version of; the same text, the same photograph.
+        group: (N,) e.g. `"fog/3"`; empty texts where there are no groups.
+        fingerprint: hash of the contents, see `fingerprint_of`.
+        notes: what a user should know, e.g. that classes are missing.
+        limit: images a class (and group) that were taken at most (`--limit`); None is all.
+    """
+
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    class_map: tuple[tuple[int, ...], ...]
+    read: Callable[[int], Image.Image]
+    names: Sequence[str]
+    source: NDArray[np.str_]
+    group: NDArray[np.str_]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        n, k = len(self.labels), len(self.classes)
+        for column in ("names", "source", "group"):
+            came = len(getattr(self, column))
+            if came != n:
+                raise DataError(f"an image set needs {n} {column}, one an image; got {came}")
+        if len(self.class_map) != k:
+            raise DataError(f"class_map needs {k} entries, one a class; got {len(self.class_map)}")
+        if n == 0:
+            raise DataError("an image set needs at least one image")
+        if self.labels.min() < 0 or self.labels.max() >= k:
+            worst = int(np.argmax((self.labels < 0) | (self.labels >= k)))
+            raise DataError(
+                f"{self.names[worst]}: its label {self.labels[worst]} is outside 0 … {k - 1}"
+            )
+        ids = [i for ids in self.class_map for i in ids]
+        if len(set(ids)) != len(ids) or not all(self.class_map):
+            raise DataError("class_map needs at least one id a class, and each id once")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """The picture, in RGB.
+
+        Raises:
+            DataError: it cannot be decoded; the message names it.
+        """
+        try:
+            return self.read(int(index)).convert("RGB")
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"{self.names[index]}: this image cannot be decoded ({error}). "
+                "Replace it with a whole copy."
+            ) from error
+
+    def limited(self, per_class: int | None) -> ImageSet:
+        """The first `per_class` images of each class (in each group); None changes nothing."""
+        if per_class is None:
+            return self
+        seen: dict[tuple[int, str], int] = {}
+        keep = []
+        for i, (label, group) in enumerate(zip(self.labels, self.group, strict=True)):
+            cell = (int(label), str(group))
+            seen[cell] = seen.get(cell, 0) + 1
+            if seen[cell] <= per_class:
+                keep.append(i)
+        chosen = np.asarray(keep, dtype=np.int64)
+        return replace(
+            self,
+            labels=self.labels[chosen],
+            names=[self.names[i] for i in keep],
+            source=self.source[chosen],
+            group=self.group[chosen],
+            read=_Chosen(self.read, chosen),
+            limit=per_class,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Reads image i of a subset."""
+
+    read: Callable[[int], Image.Image]
+    indices: NDArray[np.int64]
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.read(int(self.indices[index]))
+
+
+def fingerprint_of(
+    *,
+    classes: Sequence[str],
+    class_map: Sequence[Sequence[int]],
+    labels: Sequence[int] | NDArray[np.int64],
+    group: Sequence[str] | NDArray[np.str_],
+    source: Sequence[str] | NDArray[np.str_],
+    contents: Sequence[str],
+) -> str:
+    """Hash of everything in a set that can change a number: not of where or how it is stored.
+
+    Args:
+        contents: a digest of each image's bytes (or pixels), in the order of the rows.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps([list(classes), [list(ids) for ids in class_map]]).encode())
+    for row in zip(labels, group, source, contents, strict=True):
+        digest.update(json.dumps([int(row[0]), *map(str, row[1:])]).encode())
+    return digest.hexdigest()

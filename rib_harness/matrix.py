@@ -1,0 +1,93 @@
+"""A_pre[j] and A[i][j]: what every metric of level `matrix` is made from. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rib_harness.errors import RibError
+
+
+class IncompleteError(RibError):
+    """A cell is missing; a matrix is never averaged as if it were whole."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint on one dataset.
+
+    Args:
+        top1: accuracy in %; with groups, the mean over corruptions of the mean over severities.
+        correct, n: counts over all images.
+    """
+
+    top1: float
+    correct: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Accuracies before and after fine-tuning, of one backbone, method and seed.
+
+    Args:
+        members: the shifted datasets 𝔻 of this run.
+        references: datasets outside 𝔻.
+        sources: members that the backbone is fine-tuned on.
+        pre: dataset → the untouched backbone.
+        post: source → dataset → after fine-tuning on the source.
+        shares: groups of datasets made from the same photographs.
+    """
+
+    members: tuple[str, ...]
+    references: tuple[str, ...]
+    sources: tuple[str, ...]
+    pre: Mapping[str, Cell]
+    post: Mapping[str, Mapping[str, Cell]]
+    shares: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """Cells that are not there, as `before → j` or `i → j`."""
+        targets = (*self.members, *self.references)
+        gone = [f"before → {j}" for j in targets if j not in self.pre]
+        for i in self.sources:
+            gone += [f"{i} → {j}" for j in targets if j not in self.post.get(i, {})]
+        return gone
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is there."""
+        return not self.missing
+
+    def change(self, source: str, dataset: str) -> float:
+        """A_i^(j) − A_pre^(j), in points: relative robustness (Taori et al. 2020).
+
+        Raises:
+            IncompleteError: one of the two is missing.
+        """
+        try:
+            return self.post[source][dataset].top1 - self.pre[dataset].top1
+        except KeyError:
+            raise IncompleteError(
+                f"The cell {source} → {dataset} has no number yet: run the same command again."
+            ) from None
+
+    def ri(self, source: str) -> float:
+        """RI_i: mean change on the other members after fine-tuning on one, in points.
+
+        Source: arXiv:2410.21582.
+        """
+        others = [j for j in self.members if j != source]
+        return sum(self.change(source, j) for j in others) / len(others)
+
+    @property
+    def mri(self) -> float:
+        """mRI: mean of RI_i over the sources, in points.
+
+        Raises:
+            IncompleteError: a cell is missing.
+        """
+        if not self.sources:
+            raise IncompleteError("mRI needs at least one source; nothing was fine-tuned here.")
+        return sum(self.ri(i) for i in self.sources) / len(self.sources)

@@ -1,0 +1,340 @@
+"""References on the command line, and the options of a component, read without importing it.
+
+A reference is `name` or `plugin/name`, with options behind a colon: `lwf:temperature=4,alpha=0.5`,
+`timm:resnet50.a1_in1k,weights=FILE`. A value in round brackets may hold commas itself:
+`wise-ft:base=(lwf:alpha=2,temperature=3)`.
+
+A component's options are the parameters of its target: the fields of a dataclass, or the
+arguments of a function or of `__init__`. They are read from the source, so that listing and
+planning stay free of torch; a target whose source cannot be read that way is imported instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rib_harness.errors import ConfigError, PluginError, nearest
+
+#: Stands for "no default: the option must be given".
+REQUIRED = "<required>"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a user wrote: `[plugin/]name[:tag][,option=value ...]`."""
+
+    name: str
+    tag: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Split a reference.
+
+        >>> Reference.parse("timm:resnet50.a1_in1k,pad_type=same").tag
+        'resnet50.a1_in1k'
+        """
+        name, _, rest = text.strip().partition(":")
+        tag, options = "", {}
+        for position, item in enumerate(split_outside_brackets(rest, ",")):
+            key, equals, value = item.partition("=")
+            if not equals and position == 0:
+                tag = item
+            elif not equals or not key:
+                raise ConfigError(
+                    [f"{text!r}: expected option=value behind the colon, got {item!r}."]
+                )
+            elif key in options:
+                raise ConfigError([f"{text!r}: the option {key!r} is given twice."])
+            else:
+                options[key.strip()] = value.strip()
+        return cls(name.strip(), tag.strip(), options)
+
+
+def split_outside_brackets(text: str, separator: str) -> list[str]:
+    """Split at `separator`, not inside round brackets; empty text gives no parts.
+
+    >>> split_outside_brackets("a=(b:c=1,d=2),e=3", ",")
+    ['a=(b:c=1,d=2)', 'e=3']
+    """
+    parts, depth, start = [], 0, 0
+    for position, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if character == separator and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+    return [*parts, text[start:]] if text else []
+
+
+def members_of(text: str) -> list[str]:
+    """The references in `a+b+(c:x=1)`, without their brackets.
+
+    >>> members_of("pretrained+ft+(lwf:alpha=2)")
+    ['pretrained', 'ft', 'lwf:alpha=2']
+    """
+    return [_without_brackets(part.strip()) for part in split_outside_brackets(text, "+")]
+
+
+def _without_brackets(text: str) -> str:
+    """The text inside the brackets, if one pair holds all of it."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0 and position < len(text) - 1:
+            return text
+    return text[1:-1]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its type as written, its default, and what its docstring says of it.
+
+    A parameter that had to avoid a word of Python, as `lambda_`, is the option `lambda`.
+    """
+
+    parameter: str
+    annotation: str
+    default: Any
+    doc: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a user writes."""
+        return self.parameter.rstrip("_")
+
+    @property
+    def is_path(self) -> bool:
+        """Paths say where something lies, not what it is: they stay out of keys."""
+        return re.search(r"\bPath\b", self.annotation) is not None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The options of one target; `extra` where it takes any others too (`**kwargs`)."""
+
+    options: tuple[Option, ...]
+    extra: bool = False
+    doc: str = ""
+
+    def bind(self, given: Mapping[str, Any], what: str) -> dict[str, Any]:
+        """All options with their values; texts become what the annotation says.
+
+        Raises:
+            ConfigError: for an unknown option (with the nearest name), a value of the wrong
+                type, or a missing option. All problems at once.
+        """
+        known = {option.name: option for option in self.options}
+        problems: list[str] = []
+        bound: dict[str, Any] = {}
+        for name, value in given.items():
+            if name in known:
+                try:
+                    bound[name] = _convert(known[name], value)
+                except ValueError as error:
+                    problems.append(f"{what}: option {name}={value}: {error}")
+            elif self.extra:
+                bound[name] = _guess(value)
+            else:
+                has = f"It has {', '.join(known)}." if known else "It has no options."
+                problems.append(f"{what} has no option {name!r}.{nearest(name, known)} {has}")
+        for option in self.options:
+            if option.name in given:
+                continue
+            if option.default == REQUIRED:
+                problems.append(f"{what} needs the option {option.name!r}: {option.doc}")
+            else:
+                bound[option.name] = option.default
+        if problems:
+            raise ConfigError(problems)
+        order = [*known, *(name for name in bound if name not in known)]
+        return {name: bound[name] for name in order}
+
+
+def load_target(target: str, what: str) -> Any:
+    """Import `package.module:attribute`."""
+    module_name, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:
+        raise PluginError(
+            f"{what} could not be loaded from {target}: {type(error).__name__}: {error}"
+        ) from error
+
+
+@lru_cache(maxsize=256)
+def signature_of(target: str, what: str) -> Signature:
+    """The options of a target, from its source where that suffices, else by importing it."""
+    module_name, _, attribute = target.partition(":")
+    try:
+        found = importlib.util.find_spec(module_name)
+    except Exception as error:
+        raise PluginError(
+            f"{what} could not be loaded from {target}: {type(error).__name__}: {error}"
+        ) from error
+    if found is None:
+        raise PluginError(f"{what} points to {target}, but there is no module {module_name}.")
+    if found.origin and found.origin.endswith(".py"):
+        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+        try:
+            return _from_source(tree, attribute)
+        except _UnreadableError:
+            pass
+    return _from_object(load_target(target, what))
+
+
+class _UnreadableError(Exception):
+    """The source alone does not say; import it."""
+
+
+def _from_source(tree: ast.Module, attribute: str) -> Signature:
+    """Read a top-level dataclass, class or function of a module's syntax tree."""
+    definitions = {
+        node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    node = definitions.get(attribute)
+    if node is None:
+        raise _UnreadableError
+    if isinstance(node, ast.FunctionDef):
+        return _from_arguments(node, ast.get_docstring(node) or "", skip_self=False)
+    doc = ast.get_docstring(node) or ""
+    init = next(
+        (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None
+    )
+    if init is not None:
+        return _from_arguments(init, doc, skip_self=True)
+    is_dataclass = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+    if node.bases and not all(ast.unparse(b).split("[")[0] == "Protocol" for b in node.bases):
+        raise _UnreadableError  # fields may be inherited
+    if not is_dataclass:
+        return Signature((), doc=doc)
+    docs = argument_docs(doc)
+    options = []
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            annotation = ast.unparse(item.annotation)
+            if "ClassVar" not in annotation:
+                name = item.target.id
+                options.append(Option(name, annotation, _literal(item.value), docs.get(name, "")))
+    return Signature(tuple(options), doc=doc)
+
+
+def _from_arguments(node: ast.FunctionDef, doc: str, *, skip_self: bool) -> Signature:
+    docs = argument_docs(doc)
+    positional = [*node.args.posonlyargs, *node.args.args]
+    missing: list[ast.expr | None] = [None] * (len(positional) - len(node.args.defaults))
+    pairs = list(zip(positional, [*missing, *node.args.defaults], strict=True))[skip_self:]
+    pairs += list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
+    options = tuple(
+        Option(
+            argument.arg,
+            ast.unparse(argument.annotation) if argument.annotation else "Any",
+            _literal(default),
+            docs.get(argument.arg, ""),
+        )
+        for argument, default in pairs
+    )
+    return Signature(options, extra=node.args.kwarg is not None, doc=doc)
+
+
+def _literal(value: ast.expr | None) -> Any:
+    if value is None:
+        return REQUIRED
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        raise _UnreadableError from None
+
+
+def _from_object(target: Any) -> Signature:
+    doc = inspect.getdoc(target) or ""
+    docs = argument_docs(doc)
+    options, extra = [], False
+    for parameter in inspect.signature(target).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            extra = True
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            empty = inspect.Parameter.empty
+            annotation = "Any" if parameter.annotation is empty else parameter.annotation
+            if not isinstance(annotation, str):
+                annotation = inspect.formatannotation(annotation).replace("typing.", "")
+            default = REQUIRED if parameter.default is empty else parameter.default
+            options.append(
+                Option(parameter.name, annotation, default, docs.get(parameter.name, ""))
+            )
+    return Signature(tuple(options), extra, doc)
+
+
+def argument_docs(doc: str) -> dict[str, str]:
+    """What the `Args:` section of a docstring says, name by name."""
+    found = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(doc) + "\n", re.MULTILINE)
+    if not found:
+        return {}
+    docs: dict[str, str] = {}
+    body = found.group(1).rstrip("\n").split("\n")
+    indent = len(body[0]) - len(body[0].lstrip())
+    name = ""
+    for line in body:
+        if len(line) - len(line.lstrip()) == indent and ":" in line:
+            name, _, text = line.strip().partition(":")
+            name = name.split(" ")[0].lstrip("*")
+            docs[name] = text.strip()
+        elif name and line.strip():
+            docs[name] += " " + line.strip()
+    return docs
+
+
+def _names() -> dict[str, Any]:
+    return {**{name: getattr(typing, name) for name in typing.__all__}, "Path": Path}
+
+
+def _convert(option: Option, value: Any) -> Any:
+    """A value of the option's type, from a text or from a TOML value."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        annotation = eval(option.annotation, _names())
+    except Exception:
+        annotation = Any
+    if isinstance(value, str):
+        value = _without_brackets(value)
+        if value.lower() in ("none", "null") and "None" in option.annotation:
+            return None
+        if re.match(r"(tuple|list|Sequence)\b", option.annotation):
+            value = value.split("+")
+    try:
+        converted = TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        raise ValueError("; ".join(e["msg"] for e in error.errors())) from None
+    # Absolute, so that a saved configuration means the same from any folder.
+    return str(converted.expanduser().absolute()) if isinstance(converted, Path) else converted
+
+
+def _guess(value: Any) -> Any:
+    """The type of a value that no annotation speaks of: a Python literal, else text."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def spelled(options: Mapping[str, Any]) -> Iterator[str]:
+    """`name=value` texts that `Reference.parse` reads back."""
+    for name, value in options.items():
+        text = "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        yield f"{name}=({text})" if "," in text else f"{name}={text}"

@@ -1,0 +1,416 @@
+"""Configuration and catalog → the steps that a run needs. Pure: no torch, nothing is computed.
+
+Two kinds of step. `finetune` makes a checkpoint; `evaluate` scores one model on one dataset.
+A step's key is a hash of all that can change its result, so a step that any earlier run has
+done is found done here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rib_harness.catalog import Bound, Catalog, Component
+from rib_harness.config import Recipe, RunConfig, make_recipe
+from rib_harness.errors import ConfigError, RibError, nearest
+from rib_harness.identify import identity_of
+from rib_harness.images import ImageSet
+from rib_harness.options import members_of
+from rib_harness.protocols import Identity
+from rib_harness.specs import SuiteSpec
+from rib_harness.store import Store, key_of
+
+#: Version of the steps' own code: raise it when the engine changes a number.
+ENGINE = 1
+
+
+@dataclass(frozen=True)
+class PlannedBackbone:
+    """A backbone of the run, with its identity."""
+
+    bound: Bound
+    identity: Identity
+
+    def inputs(self) -> dict[str, Any]:
+        """Its part of a key."""
+        return {**self.bound.key_fields(), "identity": self.identity.to_json()}
+
+
+@dataclass(frozen=True)
+class PlannedDataset:
+    """A dataset of the run, opened: its labels are known, no picture is decoded."""
+
+    name: str
+    bound: Bound
+    images: ImageSet
+
+    def inputs(self) -> dict[str, Any]:
+        """Its part of a key."""
+        return {
+            **self.bound.key_fields(),
+            "fingerprint": self.images.fingerprint,
+            "limit": self.images.limit,
+        }
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work.
+
+    Args:
+        kind: `"finetune"` or `"evaluate"`.
+        id: for people: kind, backbone, method, source, seed, dataset.
+        key: hash of `inputs`.
+        inputs: all that can change the result.
+        done: whether the store has it.
+        backbone: what it starts from.
+        dataset: what it trains on, or what it is scored on.
+        images: images to score.
+        updates: optimizer steps at most.
+        needs: for a fine-tuning step, reference → step of the checkpoint that it starts from.
+        model: for an evaluation, the step that made the checkpoint; None is the untouched one.
+    """
+
+    kind: str
+    id: str
+    key: str
+    inputs: Mapping[str, Any] = field(repr=False)
+    done: bool
+    backbone: PlannedBackbone = field(repr=False)
+    dataset: PlannedDataset = field(repr=False)
+    images: int = 0
+    updates: int = 0
+    method: Bound | None = field(default=None, repr=False)
+    recipe: Recipe | None = field(default=None, repr=False)
+    seed: int = 0
+    needs: Mapping[str, Step] = field(default_factory=dict, repr=False)
+    model: Step | None = field(default=None, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `plan --json` prints it."""
+        return {
+            "kind": self.kind,
+            "id": self.id,
+            "key": self.key,
+            "done": self.done,
+            "images": self.images,
+            "updates": self.updates,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps in an order in which they can be done, and the matrices that they make.
+
+    Args:
+        steps: each once; what a step needs comes before it.
+        records: one a matrix: what it is, and which step's key is in which cell.
+        notes: what a user should know before the work starts.
+    """
+
+    suite: Component
+    steps: tuple[Step, ...]
+    records: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[Step]:
+        """Steps that the store does not have."""
+        return [step for step in self.steps if not step.done]
+
+    def totals(self) -> dict[str, int]:
+        """How much there is, and how much of it is left."""
+        left = self.missing
+        return {
+            "steps": len(self.steps),
+            "done": len(self.steps) - len(left),
+            "images": sum(step.images for step in left),
+            "updates": sum(step.updates for step in left),
+        }
+
+
+def make_plan(
+    config: RunConfig,
+    catalog: Catalog,
+    store: Store,
+    *,
+    identify: Callable[[Bound], Identity] = identity_of,
+    say: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """Which steps the configuration needs, and which of them the store has.
+
+    Raises:
+        RibError: an unknown component, missing data, or a choice that cannot work; before any
+            work is done.
+    """
+    return _Planner(config, catalog, store, identify, say).plan()
+
+
+class _Planner:
+    """Collects steps; one of each key."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        catalog: Catalog,
+        store: Store,
+        identify: Callable[[Bound], Identity],
+        say: Callable[[str], None],
+    ):
+        self.config, self.catalog, self.store, self.identify = config, catalog, store, identify
+        self.say = say
+        self.suite = catalog.get("suite", config.suite)
+        if not isinstance(self.suite.spec, SuiteSpec):
+            raise TypeError(self.suite.spec)
+        self.spec: SuiteSpec = self.suite.spec
+        self.recipe = make_recipe(
+            self.spec.recipe, self.spec.presets.get(config.preset, {}), config.recipe
+        )
+        self.steps: dict[str, Step] = {}
+        self.notes: list[str] = []
+
+    def plan(self) -> Plan:
+        members = self._chosen_members()
+        # Names first: a typo is told before anything is read from disk.
+        backbones = [
+            self._bind("backbone", text) for text in self.config.backbone or (self.spec.backbone,)
+        ]
+        methods = [
+            self.catalog.bind("method", text, self.config.preset) for text in self.config.method
+        ]
+        for bound in backbones:
+            space = bound.spec.label_space
+            if space != self.spec.label_space:
+                raise ConfigError(
+                    [
+                        f"The backbone {bound.label} is over {space.name} ({space.size} classes); "
+                        f"the suite {self.spec.name} needs {self.spec.label_space.name}."
+                    ]
+                )
+        for method in methods:
+            self._check_needs(method, ())
+        self.datasets = self._open([*members, *self.spec.references])
+        planned = [PlannedBackbone(bound, self._identify(bound)) for bound in backbones]
+        sources = [m for m in members if self.datasets[m].bound.spec.may_train]
+        for member in sorted(set(members) - set(sources)):
+            if methods:
+                self.notes.append(
+                    f"{member} is not a source: its licence forbids to tune a model on it."
+                )
+        records = []
+        for backbone in planned:
+            pre = {name: self._evaluate(backbone, None, name) for name in self.datasets}
+            if not methods:
+                records.append(self._record(backbone, None, 0, members, [], pre, {}, {}))
+            for method in methods:
+                for seed in self.config.seed:
+                    made = {i: self._finetune(backbone, method, i, seed) for i in sources}
+                    post = {
+                        i: {j: self._evaluate(backbone, made[i], j) for j in self.datasets}
+                        for i in sources
+                    }
+                    records.append(
+                        self._record(backbone, method, seed, members, sources, pre, made, post)
+                    )
+        steps = tuple(sorted(self.steps.values(), key=lambda step: step.kind != "finetune"))
+        baseline = tuple(s for s in steps if s.kind == "evaluate" and s.model is None)
+        others = tuple(s for s in steps if s not in baseline)
+        return Plan(self.suite, (*baseline, *others), tuple(records), tuple(self.notes))
+
+    def _bind(self, kind: str, text: str) -> Bound:
+        """A suite's own plugin is asked first for the names that the suite uses."""
+        own = f"{self.suite.plugin.name}/{text}"
+        name = own.partition(":")[0]
+        if any(component.id == name for component in self.catalog.list(kind)):
+            return self.catalog.bind(kind, own)
+        return self.catalog.bind(kind, text)
+
+    def _chosen_members(self) -> list[str]:
+        known = list(self.spec.members)
+        problems = [
+            f"The suite {self.spec.name} has no member {name!r}.{nearest(name, known)} "
+            f"Members: {', '.join(known)}."
+            for name in self.config.dataset
+            if name not in known
+        ]
+        if problems:
+            raise ConfigError(problems)
+        chosen = [name for name in known if name in (self.config.dataset or known)]
+        if self.config.method and len(chosen) < 2:
+            raise ConfigError(
+                [
+                    "RI compares one dataset with the others: name at least two members with "
+                    f"--dataset, or none for all {len(known)}."
+                ]
+            )
+        return chosen
+
+    def _open(self, names: Sequence[str]) -> dict[str, PlannedDataset]:
+        opened, problems = {}, []
+        for name in names:
+            bound = self._bind("dataset", name)
+            try:
+                images = bound.build().open(self.config.data_root).limited(self.config.limit)
+                self._check_labels(name, images)
+                opened[name] = PlannedDataset(name, bound, images)
+                self.notes += [f"{name}: {note}" for note in images.notes]
+            except RibError as error:
+                problems.append(f"{name}: {error}")
+        if problems:
+            readable = [name for name in self.spec.members if name in opened]
+            if len(readable) > 1 and not self.config.dataset:
+                chosen = " ".join(f"--dataset {name}" for name in readable)
+                problems.append(f"To run over the members that are there: {chosen}")
+            raise ConfigError(problems)
+        return opened
+
+    def _check_labels(self, name: str, images: ImageSet) -> None:
+        size = self.spec.label_space.size
+        worst = max(i for ids in images.class_map for i in ids)
+        if worst >= size or min(i for ids in images.class_map for i in ids) < 0:
+            raise ConfigError(
+                [f"its class map has the id {worst}; {self.spec.label_space.name} has {size}."]
+            )
+
+    def _identify(self, bound: Bound) -> Identity:
+        identity = self.identify(bound)
+        if identity.classes != self.spec.label_space.size:
+            raise ConfigError(
+                [
+                    f"The backbone {bound.label} has {identity.classes} logits; "
+                    f"{self.spec.label_space.name} has {self.spec.label_space.size} classes."
+                ]
+            )
+        return identity
+
+    def _needs(self, method: Bound) -> list[str]:
+        """References of the checkpoints that a method starts from."""
+        texts = [text.format_map(method.options) for text in method.spec.needs]
+        references = [one for text in texts for one in members_of(text) if one]
+        return [one for one in dict.fromkeys(references) if one != "pretrained"]
+
+    def _check_needs(self, method: Bound, above: tuple[str, ...]) -> None:
+        if method.id in above:
+            raise ConfigError([f"A cycle of methods: {' → '.join([*above, method.id])}."])
+        for reference in self._needs(method):
+            needed = self.catalog.bind("method", reference, self.config.preset)
+            if not needed.spec.mergeable and method.spec.trains == "nothing":
+                raise ConfigError(
+                    [
+                        f"{method.label} averages weights, and {needed.label} is not mergeable: "
+                        "its result has another architecture than the backbone."
+                    ]
+                )
+            self._check_needs(needed, (*above, method.id))
+
+    def _finetune(self, backbone: PlannedBackbone, method: Bound, source: str, seed: int) -> Step:
+        needs = {}
+        for reference in self._needs(method):
+            needed = self.catalog.bind("method", reference, self.config.preset)
+            needs[reference] = self._finetune(backbone, needed, source, seed)
+        dataset = self.datasets[source]
+        inputs = {
+            "kind": "finetune",
+            "engine": ENGINE,
+            "backbone": backbone.inputs(),
+            "dataset": dataset.inputs(),
+            "method": method.key_fields(),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "seed": seed,
+            "needs": {reference: step.key for reference, step in needs.items()},
+        }
+        updates = self._updates(len(dataset.images)) if method.spec.trains != "nothing" else 0
+        parts = ["finetune", backbone.bound.label, method.label, source, f"seed{seed}"]
+        return self._add(
+            "finetune", parts, inputs, backbone, dataset,
+            updates=updates, method=method, recipe=self.recipe, seed=seed, needs=needs,
+        )  # fmt: skip
+
+    def _evaluate(self, backbone: PlannedBackbone, model: Step | None, name: str) -> Step:
+        dataset = self.datasets[name]
+        inputs: dict[str, Any] = {
+            "kind": "evaluate",
+            "engine": ENGINE,
+            "dataset": dataset.inputs(),
+            "precision": "fp32",
+        }
+        if model is None or model.method is None:
+            inputs["backbone"] = backbone.inputs()
+            parts = ["evaluate", backbone.bound.label, "pretrained"]
+        else:
+            inputs["checkpoint"] = model.key
+            inputs["preprocess"] = backbone.identity.preprocess.to_json()
+            source = model.dataset.name
+            parts = ["evaluate", backbone.bound.label, model.method.label, source,
+                     f"seed{model.seed}"]  # fmt: skip
+        return self._add(
+            "evaluate", [*parts, name], inputs, backbone, dataset,
+            images=len(dataset.images), model=model, seed=model.seed if model else 0,
+        )  # fmt: skip
+
+    def _add(
+        self,
+        kind: str,
+        parts: list[str],
+        inputs: dict[str, Any],
+        backbone: PlannedBackbone,
+        dataset: PlannedDataset,
+        **rest: Any,
+    ) -> Step:
+        key = key_of(inputs)
+        if key not in self.steps:
+            done = self.store.done(key) is not None
+            self.steps[key] = Step(
+                kind, "/".join(parts), key, inputs, done, backbone, dataset, **rest
+            )
+        return self.steps[key]
+
+    def _updates(self, images: int) -> int:
+        per_epoch = math.ceil(images / self.recipe.batch_size)
+        steps = self.recipe.epochs * per_epoch
+        return steps if self.recipe.max_steps is None else min(steps, self.recipe.max_steps)
+
+    def _record(
+        self,
+        backbone: PlannedBackbone,
+        method: Bound | None,
+        seed: int,
+        members: list[str],
+        sources: list[str],
+        pre: Mapping[str, Step],
+        made: Mapping[str, Step],
+        post: Mapping[str, Mapping[str, Step]],
+    ) -> dict[str, Any]:
+        return {
+            "format": "rib-harness.run/1",
+            "suite": self.spec.name,
+            "suite_id": self.suite.id,
+            "backbone": backbone.bound.label,
+            "backbone_id": backbone.bound.component.id,
+            "method": method.label if method else None,
+            "method_id": method.component.id if method else None,
+            "options": dict(method.options) if method else {},
+            "seed": seed if method else None,
+            "preset": self.config.preset,
+            "recipe": self.recipe.model_dump(mode="json") if method else None,
+            "limit": self.config.limit,
+            "suite_members": list(self.spec.members),
+            "members": members,
+            "references": list(self.spec.references),
+            "sources": sources,
+            "shares": [list(group) for group in self.spec.shares],
+            "notes": self.notes,
+            "components": [
+                self.suite.provenance(),
+                backbone.bound.component.provenance(),
+                *([method.component.provenance()] if method else []),
+                *(self.datasets[name].bound.component.provenance() for name in self.datasets),
+            ],
+            "finetune": {source: step.key for source, step in made.items()},
+            "cells": {
+                "pre": {name: step.key for name, step in pre.items()},
+                "post": {i: {j: s.key for j, s in row.items()} for i, row in post.items()},
+            },
+        }

@@ -1,0 +1,273 @@
+"""What came of a run: matrices from the store, with provenance, in any form."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rib_harness.errors import RibError
+from rib_harness.matrix import Cell, IncompleteError, Matrix
+from rib_harness.store import Store
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Version of the JSON form of a result.
+FORMAT = "rib-harness.result/1"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One matrix: a backbone, a method and a seed on a suite.
+
+    Args:
+        record: what it is and which step is in which cell.
+        matrix: the accuracies.
+        provenance: of each finished step, by key: packages, hardware, seconds.
+    """
+
+    record: Mapping[str, Any]
+    matrix: Matrix
+    provenance: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Id of the run in its store."""
+        return str(self.record["id"])
+
+    @property
+    def method(self) -> str | None:
+        """Label of the method; None for an evaluation of the untouched backbone."""
+        label: str | None = self.record["method"]
+        return label
+
+    @property
+    def mri(self) -> float:
+        """mRI in points.
+
+        Raises:
+            IncompleteError: a cell is missing, or nothing was fine-tuned.
+        """
+        return self.matrix.mri
+
+    @property
+    def ri(self) -> dict[str, float | None]:
+        """RI_i of each source, in points; None where a cell is missing."""
+        return {i: known(self.matrix.ri, i) for i in self.matrix.sources}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is there."""
+        return self.matrix.complete
+
+    def to_json(self) -> dict[str, Any]:
+        """As `results --format json` prints it; accuracies in %, changes in points."""
+        matrix, record = self.matrix, self.record
+
+        def cells(row: Mapping[str, Cell]) -> dict[str, Any]:
+            return {j: {"top1": c.top1, "correct": c.correct, "n": c.n} for j, c in row.items()}
+
+        return {
+            "format": FORMAT,
+            "id": self.id,
+            "suite": record["suite"],
+            "backbone": record["backbone"],
+            "method": record["method"],
+            "options": record["options"],
+            "seed": record["seed"],
+            "preset": record["preset"],
+            "recipe": record["recipe"],
+            "limit": record["limit"],
+            "members": list(matrix.members),
+            "references": list(matrix.references),
+            "pre": cells(matrix.pre),
+            "post": {i: cells(row) for i, row in matrix.post.items()},
+            "ri": self.ri,
+            "mri": known(lambda: matrix.mri),
+            "sources": {"used": len(matrix.sources), "of": len(record["suite_members"])},
+            "complete": matrix.complete,
+            "missing": matrix.missing,
+            "notes": record["notes"],
+            "provenance": {
+                "components": record["components"],
+                "steps": dict(self.provenance),
+                "created": record["created"],
+            },
+        }
+
+
+def known(compute: Callable[..., float], *arguments: Any) -> float | None:
+    """The number, or None where a cell that it needs is missing."""
+    try:
+        return compute(*arguments)
+    except IncompleteError:
+        return None
+
+
+class Results(Sequence[RunResult]):
+    """The results of one run or of a whole store.
+
+    Example:
+        >>> import rib_harness
+        >>> results = rib_harness.run(method="lwf")        # doctest: +SKIP
+        >>> results.mri, results.matrix.change("digits-r", "digits-c")  # doctest: +SKIP
+    """
+
+    def __init__(self, runs: Sequence[RunResult]):
+        self._runs = tuple(runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._runs[index]
+
+    def __iter__(self) -> Iterator[RunResult]:
+        return iter(self._runs)
+
+    def _only(self, what: str) -> RunResult:
+        if len(self._runs) != 1:
+            listed = ", ".join(f"{r.record['backbone']} · {r.method}" for r in self._runs)
+            raise RibError(
+                f"{what} is of one run; these are {len(self._runs)} ({listed}). "
+                f"Ask one of them: results[0].{what}"
+            )
+        return self._runs[0]
+
+    @property
+    def matrix(self) -> Matrix:
+        """The matrix, if this is one run."""
+        return self._only("matrix").matrix
+
+    @property
+    def mri(self) -> float:
+        """mRI in points, if this is one run."""
+        return self._only("mri").mri
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell of every run is there."""
+        return all(run.complete for run in self._runs)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a cell: the long form, for data frames and CSV."""
+        rows = []
+        for run in self._runs:
+            record, matrix = run.record, run.matrix
+            head = {
+                "run": run.id,
+                "suite": record["suite"],
+                "backbone": record["backbone"],
+                "method": record["method"],
+                "seed": record["seed"],
+            }
+            sources: list[tuple[str | None, Mapping[str, Cell]]] = [(None, matrix.pre)]
+            for source, row in [*sources, *matrix.post.items()]:
+                for dataset, cell in row.items():
+                    change = None
+                    if source is not None and dataset in matrix.pre:
+                        change = cell.top1 - matrix.pre[dataset].top1
+                    rows.append(
+                        {
+                            **head,
+                            "source": source,
+                            "dataset": dataset,
+                            "role": "member" if dataset in matrix.members else "reference",
+                            "top1": cell.top1,
+                            "correct": cell.correct,
+                            "n": cell.n,
+                            "change": change,
+                        }
+                    )
+        return rows
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A list of runs, see `RunResult.to_json`."""
+        return [run.to_json() for run in self._runs]
+
+    def to_csv(self) -> str:
+        """One row a cell; `source` is empty for the untouched backbone."""
+        rows = self.rows()
+        out = io.StringIO()
+        if rows:
+            writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        return out.getvalue()
+
+    def to_markdown(self) -> str:
+        """One table a run: rows are sources, the last one mRI."""
+        parts = []
+        for run in self._runs:
+            m, record = run.matrix, run.record
+            title = f"**{record['suite']}** · {record['backbone']} · {run.method or 'untouched'}"
+            if record["seed"] is not None:
+                title += f" · seed {record['seed']}"
+            lines = [title, "", "| dataset | n | before | RI |", "|---|---:|---:|---:|"]
+            for name in (*m.members, *m.references):
+                cell = m.pre.get(name)
+                before = f"{cell.n} | {cell.top1:.2f}" if cell else "– | –"
+                ri = run.ri.get(name)
+                lines.append(f"| {name} | {before} | {'–' if ri is None else f'{ri:+.2f}'} |")
+            if m.sources:
+                mri = known(getattr, m, "mri")
+                used = f"{len(m.sources)} of {len(record['suite_members'])} sources"
+                shown = "INCOMPLETE" if mri is None else f"{mri:+.2f}"
+                lines.append(f"| **mRI** ({used}) |  |  | **{shown}** |")
+            parts.append("\n".join(lines) + "\n")
+        return "\n".join(parts)
+
+    def dumps(self, form: str) -> str:
+        """As text: `"json"`, `"csv"` or `"md"`."""
+        if form == "json":
+            return json.dumps(self.to_json(), indent=1) + "\n"
+        return self.to_csv() if form == "csv" else self.to_markdown()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row a cell, as a data frame. Needs pandas: `pip install "rib-harness[pandas]"`."""
+        import pandas
+
+        return pandas.DataFrame(self.rows())
+
+
+def collect(store: Store, records: Sequence[Mapping[str, Any]] | None = None) -> Results:
+    """Read results from a store.
+
+    Args:
+        store: where the steps are.
+        records: which runs; None is all of the store.
+    """
+    runs = []
+    for record in store.runs() if records is None else records:
+        done: dict[str, dict[str, Any]] = {}
+
+        def cell(key: str, done: dict[str, dict[str, Any]] = done) -> Cell | None:
+            found = store.done(key)
+            if found is None:
+                return None
+            done[key] = found["provenance"]
+            summary = found["summary"]
+            return Cell(summary["top1"], summary["correct"], summary["n"])
+
+        def row(keys: Mapping[str, str]) -> dict[str, Cell]:
+            cells = {name: cell(key) for name, key in keys.items()}
+            return {name: c for name, c in cells.items() if c is not None}
+
+        matrix = Matrix(
+            members=tuple(record["members"]),
+            references=tuple(record["references"]),
+            sources=tuple(record["sources"]),
+            pre=row(record["cells"]["pre"]),
+            post={i: row(keys) for i, keys in record["cells"]["post"].items()},
+            shares=tuple(tuple(group) for group in record["shares"]),
+        )
+        for key in record["finetune"].values():
+            found = store.done(key)
+            if found is not None:
+                done[key] = found["provenance"]
+        runs.append(RunResult(record, matrix, done))
+    return Results(runs)

@@ -1,0 +1,392 @@
+"""Walk the plan: evaluate the untouched backbone, fine-tune, evaluate what came of it.
+
+Every step ends in the store before the next begins, so a run that stops goes on where it was.
+One step that fails takes only those that need it; at the end the run says so and fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from rib_harness.catalog import Catalog, load_catalog
+from rib_harness.config import RunConfig, check_requirements, make_config
+from rib_harness.errors import PluginError, RibError, StoreError, nearest
+from rib_harness.plan import Plan, PlannedBackbone, PlannedDataset, Step, make_plan
+from rib_harness.progress import Progress, Silence
+from rib_harness.provenance import cost, environment
+from rib_harness.results import Results, collect
+from rib_harness.signals import TerminateAsInterrupt
+from rib_harness.specs import Event
+from rib_harness.store import Store
+
+if TYPE_CHECKING:
+    from rib_harness.engine.classifier import Classifier
+    from rib_harness.engine.data import Pixels
+
+log = logging.getLogger("rib_harness")
+
+#: Checkpoints that share one pass over the data; more are done in several passes.
+CHECKPOINTS_A_PASS = 16
+
+
+class PartialFailureError(RibError):
+    """Some steps failed; the others are done and in the store.
+
+    Args:
+        results: what there is.
+        failures: id of the step → what went wrong.
+    """
+
+    def __init__(self, results: Results, failures: dict[str, str]):
+        self.results, self.failures = results, failures
+        lines = "\n".join(f"  - {step}: {message}" for step, message in failures.items())
+        super().__init__(f"{len(failures)} step(s) failed; all others are done.\n{lines}")
+
+
+def run(config: str | Path | None = None, **settings: Any) -> Results:
+    """Fine-tune on each member of a suite, measure on all the others: what the verb `run` does.
+
+    Args:
+        config: a TOML file.
+        settings: any field of `RunConfig`, e.g. `suite`, `backbone`, `method`, `dataset`, `seed`,
+            `recipe` (a dict), `limit`, `store`, `data_root`; they win over the file.
+
+    Returns:
+        One result for each backbone, method and seed.
+
+    Raises:
+        RibError: a mistake in what was asked.
+        PartialFailureError: some steps failed; it carries what there is.
+
+    Example:
+        >>> import rib_harness
+        >>> results = rib_harness.run(method="lwf", store="my-store")   # doctest: +SKIP
+        >>> results.mri                                                  # doctest: +SKIP
+        >>> results.to_pandas().query("source == 'digits-r'")            # doctest: +SKIP
+    """
+    known = list(RunConfig.model_fields)
+    for name in settings:
+        if name not in known:
+            raise TypeError(f"run() has no argument {name!r}.{nearest(name, known)}")
+    made = make_config(settings, Path(config) if config is not None else None)
+    return execute(open_session(made))
+
+
+def evaluate(config: str | Path | None = None, **settings: Any) -> Results:
+    """Measure the untouched backbone only (A_pre): what the verb `evaluate` does.
+
+    Args, returns and errors: as of `run`, without `method`.
+
+    Example:
+        >>> rib_harness.evaluate(backbone="digits-vit").matrix.pre      # doctest: +SKIP
+    """
+    return run(config, **{**settings, "method": ()})
+
+
+@dataclass(frozen=True)
+class Session:
+    """What was asked, and what it needs: nothing is computed or written yet."""
+
+    config: RunConfig
+    catalog: Catalog
+    store: Store
+    plan: Plan
+    progress: Progress
+
+
+def open_session(
+    config: RunConfig, progress: Progress | None = None, catalog: Catalog | None = None
+) -> Session:
+    """Catalog, store and plan of a configuration.
+
+    Raises:
+        RibError: a mistake in what was asked, found before any work.
+    """
+    check_requirements(config.requires)
+    catalog = catalog or load_catalog(block=config.no_plugin)
+    store, progress = Store(config.store), progress or Silence()
+    plan = make_plan(config, catalog, store, say=progress.say)
+    return Session(config, catalog, store, plan, progress)
+
+
+def execute(session: Session) -> Results:
+    """Do the steps that are missing, and read the results.
+
+    Raises:
+        PartialFailureError: some steps failed; all others are done.
+        KeyboardInterrupt: stopped; finished steps are kept, and a fit under way goes on later.
+    """
+    store, plan = session.store, session.plan
+    store.prepare()
+    config_toml = tomli_w.dumps(session.config.resolved())
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    records = [store.save_run(record, config_toml, created) for record in plan.records]
+    failures: dict[str, str] = {}
+    session.catalog.notify(Event("run_started", str(store.path)), log)
+    try:
+        if plan.missing:
+            with TerminateAsInterrupt():
+                failures = _Walk(session).all()
+    finally:
+        session.catalog.notify(
+            Event("run_finished", str(store.path), error="; ".join(failures.values())), log
+        )
+    results = collect(store, records)
+    if failures:
+        raise PartialFailureError(results, failures)
+    return results
+
+
+class _Walk:
+    """Does the missing steps of a plan, in this process."""
+
+    def __init__(self, session: Session):
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        self.session = session
+        self.store, self.plan, self.progress = session.store, session.plan, session.progress
+        self.failures: dict[str, str] = {}
+        self._built: dict[str, Classifier] = {}
+        self._pixels: dict[tuple[str, Any], Pixels] = {}
+        precisions = {step.recipe.precision for step in self.plan.steps if step.recipe}
+        precision = precisions.pop() if precisions else "fp32"
+        # Accelerate keeps one state a process; an earlier run may have had another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self.accelerator = _make_accelerator(Accelerator, session.config.device, precision)
+        self.device = self.accelerator.device
+
+    def all(self) -> dict[str, str]:
+        """Every missing step. Returns id → message of those that failed."""
+        missing = self.plan.missing
+        # Every picture is decoded before any training starts: a broken one is told now.
+        for step in missing:
+            self.pixels(step.backbone, step.dataset)
+        self.evaluate([s for s in missing if s.kind == "evaluate" and s.model is None])
+        for step in missing:
+            if step.kind == "finetune":
+                self.attempt([step], lambda step=step: self.finetune(step))
+        self.evaluate([s for s in missing if s.kind == "evaluate" and s.model is not None])
+        return self.failures
+
+    def attempt(self, steps: Sequence[Step], work: Any) -> None:
+        """Do the work; if it fails, its steps failed and the others go on."""
+        begun = time.monotonic()
+        error = ""
+        try:
+            work()
+        except StoreError:
+            raise  # no other step could be kept either
+        except Exception as problem:
+            error = str(problem) if isinstance(problem, RibError) else repr(problem)
+            if not isinstance(problem, RibError):
+                error += f" (traceback in {self.write_traceback(steps[0])})"
+        for step in steps:
+            if error:
+                self.failures[step.id] = error
+                self.progress.say(f"failed: {step.id}: {error}")
+            event = Event(
+                "step_finished",
+                str(self.store.path),
+                step=step.id,
+                key=step.key,
+                seconds=time.monotonic() - begun,
+                error=error,
+            )
+            self.session.catalog.notify(event, log)
+
+    def write_traceback(self, step: Step) -> Path:
+        work = self.store.work(step.key)
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+        return work / "error.log"
+
+    def pixels(self, backbone: PlannedBackbone, dataset: PlannedDataset) -> Pixels:
+        """The dataset under the backbone's preprocessing, packed once."""
+        from rib_harness.engine.data import Pixels
+
+        preprocess = backbone.identity.preprocess
+        key = (dataset.name, tuple(preprocess.pixel_fields().items()))
+        if key not in self._pixels:
+            bar = self.progress.bar(f"decode {dataset.name}", len(dataset.images))
+            try:
+                self._pixels[key] = Pixels(
+                    dataset.images,
+                    preprocess,
+                    workers=self.session.config.workers,
+                    advance=bar.advance,
+                )
+            finally:
+                bar.close()
+        return self._pixels[key].of(preprocess)
+
+    def pretrained(self, backbone: PlannedBackbone) -> Classifier:
+        """The untouched classifier, built once."""
+        key = backbone.bound.id
+        if key not in self._built:
+            classifier = backbone.bound.build().build().eval()
+            if classifier.preprocess != backbone.identity.preprocess:
+                raise PluginError(
+                    f"{backbone.bound.component.what}: its classifier's preprocessing is not that "
+                    "of its identity()."
+                )
+            self._built[key] = classifier.requires_grad_(False)
+        return self._built[key]
+
+    def load(self, step: Step | None, backbone: PlannedBackbone) -> Classifier:
+        """The checkpoint that a step made; None is the untouched backbone."""
+        pretrained = self.pretrained(backbone)
+        if step is None or step.method is None:
+            return pretrained
+        method = step.method.build()
+        rebuild = getattr(method, "rebuild", None)
+        empty: Classifier = rebuild(pretrained) if rebuild else pretrained.copy()
+        return empty.load(self.store.folder(step.key) / "model.safetensors")
+
+    def finetune(self, step: Step) -> None:
+        """Make a checkpoint."""
+        from rib_harness.engine.task import Task
+
+        if step.method is None or step.recipe is None:
+            raise TypeError(step)
+        store = self.store
+        with store.lock(step.key, lambda: self.progress.say(f"waits for {step.id}")):
+            if store.done(step.key) is not None:
+                return
+            for reference, needed in step.needs.items():
+                if store.done(needed.key) is None:
+                    raise RibError(f"it needs {reference}, which failed.")
+            work = store.work(step.key)
+            work.mkdir(parents=True, exist_ok=True)
+            pretrained = self.pretrained(step.backbone)
+            before = pretrained.fingerprint()
+            task = Task(
+                pretrained=pretrained,
+                pixels=self.pixels(step.backbone, step.dataset),
+                recipe=step.recipe,
+                seed=step.seed,
+                accelerator=self.accelerator,
+                checkpoints={r: self.load(s, step.backbone) for r, s in step.needs.items()},
+                work=work,
+                save_every=self.session.config.save_every,
+                progress=self.progress,
+                label=step.id.removeprefix("finetune/"),
+            )
+            begun = time.monotonic()
+            classifier = step.method.build().finetune(task)
+            seconds = time.monotonic() - begun
+            if pretrained.fingerprint() != before:
+                self._built.clear()
+                raise PluginError(
+                    f"{step.method.component.what} changed the pretrained classifier; it must "
+                    "work on task.pretrained.copy()."
+                )
+            _check_finite(classifier, step)
+            with store.writing(step.key, step.inputs, self.done(step, seconds)) as folder:
+                classifier.save(folder / "model.safetensors")
+                histories = sorted(work.glob("history-*.jsonl"))
+                (folder / "history.jsonl").write_text("".join(h.read_text() for h in histories))
+        store.discard_work(step.key)
+
+    def evaluate(self, steps: Sequence[Step]) -> None:
+        """Score models: one pass over a dataset for all those that share a preprocessing."""
+        passes: dict[tuple[str, Any], list[Step]] = defaultdict(list)
+        for step in steps:
+            if step.model is not None and self.store.done(step.model.key) is None:
+                self.failures[step.id] = f"its checkpoint {step.model.id} was not made."
+                continue
+            pixels = step.backbone.identity.preprocess
+            passes[(step.dataset.name, pixels)].append(step)
+        for together in passes.values():
+            for start in range(0, len(together), CHECKPOINTS_A_PASS):
+                chunk = together[start : start + CHECKPOINTS_A_PASS]
+                self.attempt(chunk, lambda chunk=chunk: self.score(chunk))
+
+    def score(self, steps: Sequence[Step]) -> None:
+        """One pass over one dataset."""
+        from rib_harness.engine.evaluate import evaluate as score_all
+        from rib_harness.scores import Scores
+
+        store, dataset = self.store, steps[0].dataset
+        with ExitStack() as locks:
+            # In one order for every process, so that two of them cannot wait for each other.
+            for key in sorted(step.key for step in steps):
+                locks.enter_context(
+                    store.lock(key, lambda: self.progress.say(f"waits for {dataset.name}"))
+                )
+            steps = [step for step in steps if store.done(step.key) is None]
+            if not steps:
+                return
+            classifiers = {step.key: self.load(step.model, step.backbone) for step in steps}
+            label = f"evaluate {len(steps)} on {dataset.name}"
+            bar = self.progress.bar(label, len(dataset.images))
+            begun = time.monotonic()
+            try:
+                tables, diverged = score_all(
+                    classifiers,
+                    self.pixels(steps[0].backbone, dataset),
+                    device=self.device,
+                    batch_size=self.session.config.eval_batch_size,
+                    advance=bar.advance,
+                )
+            finally:
+                bar.close()
+            seconds = (time.monotonic() - begun) / len(steps)
+            for step in steps:
+                if step.key in diverged:
+                    self.failures[step.id] = str(diverged[step.key]).replace(step.key, step.id)
+                    continue
+                scores = Scores(tables[step.key])
+                done = {**self.done(step, seconds), "summary": scores.summary()}
+                with store.writing(step.key, step.inputs, done) as folder:
+                    scores.write(folder / "scores.parquet")
+
+    def done(self, step: Step, seconds: float) -> dict[str, Any]:
+        """What a finished step says of itself."""
+        components = [step.backbone.bound.component, step.dataset.bound.component]
+        if step.method is not None:
+            components.append(step.method.component)
+        return {
+            "id": step.id,
+            "kind": step.kind,
+            "key": step.key,
+            "provenance": {
+                "components": [component.provenance() for component in components],
+                **environment(),
+                **cost(seconds, self.device),
+            },
+        }
+
+
+def _make_accelerator(accelerator: Any, device: str | None, precision: str) -> Any:
+    mixed = "no" if precision == "fp32" else precision
+    if device not in (None, "cpu", "cuda", "mps"):
+        raise RibError(f"device: expected cpu, cuda or mps, got {device!r}.")
+    try:
+        made = accelerator(mixed_precision=mixed, cpu=device == "cpu")
+    except ValueError as error:
+        raise RibError(f"recipe.precision={precision} does not work here: {error}") from None
+    if device is not None and made.device.type != device:
+        raise RibError(f"device {device!r} is not there; Accelerate found {made.device.type!r}.")
+    return made
+
+
+def _check_finite(classifier: Classifier, step: Step) -> None:
+    import torch
+
+    from rib_harness.errors import DivergedError
+
+    for name, tensor in classifier.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DivergedError(f"{step.id}: DIVERGED, {name} is not finite.")

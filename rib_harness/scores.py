@@ -1,0 +1,101 @@
+"""One checkpoint on one dataset, a row an image: what metrics of level `scores` are made from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rib_harness.errors import StoreError
+
+#: The columns of a scores file. Labels and predictions are indices into the set's classes.
+SCORES = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("label", pa.int32()),
+        ("prediction", pa.int32()),
+        ("top5", pa.bool_()),
+        ("confidence", pa.float32()),
+        ("nll", pa.float32()),
+        ("brier", pa.float32()),
+        ("group", pa.string()),
+        ("source", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of one checkpoint on one dataset.
+
+    Args:
+        table: the columns of `SCORES`, by index.
+    """
+
+    table: pa.Table
+
+    @classmethod
+    def read(cls, path: Path) -> Scores:
+        """Read a scores file.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        try:
+            return cls(pq.read_table(path, schema=SCORES))
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(
+                f"{path} is damaged ({error}). Delete its folder to redo it."
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write a scores file (Parquet)."""
+        pq.write_table(self.table, path, compression="zstd")
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column, (N,)."""
+        array: NDArray[Any] = self.table.column(name).to_numpy(zero_copy_only=False)
+        return array
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,), whether the prediction is the label."""
+        right: NDArray[np.bool_] = self.column("prediction") == self.column("label")
+        return right
+
+    def summary(self) -> dict[str, Any]:
+        """What a cell of the matrix shows: n, correct, top1 in %, and each group's [correct, n]."""
+        counts: dict[str, list[int]] = {}
+        for group in np.unique(self.column("group")):
+            mask = self.column("group") == group
+            if group:
+                counts[str(group)] = [int(self.correct[mask].sum()), int(mask.sum())]
+        n, correct = len(self), int(self.correct.sum())
+        return {
+            "n": n,
+            "correct": correct,
+            "top1": 100 * mean_over_groups(counts) if counts else 100 * correct / n,
+            "groups": counts,
+        }
+
+
+def mean_over_groups(counts: dict[str, list[int]]) -> float:
+    """ImageNet-C's accuracy: mean over corruptions of the mean over severities.
+
+    Args:
+        counts: `"fog/3"` → [correct, n].
+    """
+    families: dict[str, list[float]] = defaultdict(list)
+    for group, (correct, n) in counts.items():
+        families[group.split("/")[0]].append(correct / n)
+    return sum(sum(f) / len(f) for f in families.values()) / len(families)

@@ -1,0 +1,187 @@
+"""What a plugin says about each of its components: frozen data, no torch, nothing imported.
+
+A spec names a component and where it lives (`target = "package.module:attribute"`). The target is
+imported on first use; its parameters are the component's options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes that a backbone's logits are over.
+
+    Args:
+        name: e.g. `"imagenet-1k"`. A suite runs backbones and datasets of one label space.
+        size: number of classes; ids are 0 … size−1.
+    """
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What every component says.
+
+    Args:
+        name: short name, lower case with hyphens; the canonical id is `plugin/name`.
+        target: `"package.module:attribute"`, imported on first use.
+        summary: one line for lists.
+        citation: where it comes from, e.g. `"arXiv:1606.09282"`.
+        license: SPDX id, or the terms in a few words.
+        version: raise it when results change for the same options; it is part of every key.
+        arguments: parameters of the target that this spec fixes, so that one target can serve
+            several components; they are no options.
+    """
+
+    kind: ClassVar[str] = ""
+
+    name: str
+    target: str
+    summary: str
+    citation: str = ""
+    license: str = ""
+    version: int = 1
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec(Spec):
+    """A pretrained classifier, or a family of them.
+
+    Args:
+        label_space: the classes of its logits.
+        pretraining: what it was pretrained on, in the words of the field.
+        input_size: side of its input in pixels; None where the options decide.
+        network: whether building it may download weights.
+        family: whether a tag follows the name, as in `timm:resnet50.a1_in1k`.
+        light: whether its module imports without torch, so that a plan can ask it directly.
+    """
+
+    kind: ClassVar[str] = "backbone"
+
+    label_space: LabelSpace
+    pretraining: str = ""
+    input_size: int | None = None
+    network: bool = False
+    family: bool = False
+    light: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec(Spec):
+    """A labelled set of images.
+
+    Args:
+        label_space: the classes that its class map points into.
+        role: `"shifted"` (a member of a suite), `"reference"` or `"train"`.
+        images: how many the published set holds; None if not fixed.
+        classes: how many classes it holds; None if not fixed.
+        may_train: False where the licence forbids to tune a model on it.
+        homepage: where a person gets it.
+    """
+
+    kind: ClassVar[str] = "dataset"
+
+    label_space: LabelSpace
+    role: Literal["shifted", "reference", "train"] = "shifted"
+    images: int | None = None
+    classes: int | None = None
+    may_train: bool = True
+    homepage: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSpec(Spec):
+    """A way to fine-tune.
+
+    Args:
+        trains: what it changes, e.g. `"all"`, `"head"`; `"nothing"` for a fusion of checkpoints.
+        needs: references of methods whose checkpoints it starts from; `"{base}"` is filled from
+            the method's own option `base`, and `a+b` means both. `pretrained` is always there.
+        mergeable: whether the result is a plain classifier of the backbone's architecture.
+        presets: options that a named preset sets, e.g. `{"paper": {"over": "task"}}`.
+    """
+
+    kind: ClassVar[str] = "method"
+
+    trains: str = "all"
+    needs: tuple[str, ...] = ()
+    mergeable: bool = True
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec(Spec):
+    """A number from the scores of one checkpoint on one dataset, or from a whole matrix.
+
+    Args:
+        level: `"scores"` or `"matrix"`.
+        higher_is_better: its direction.
+        range: smallest and largest possible value.
+        unit: `"%"` or `"points"` or `""`.
+    """
+
+    kind: ClassVar[str] = "metric"
+
+    level: Literal["scores", "matrix"]
+    higher_is_better: bool = True
+    range: tuple[float, float] = (float("-inf"), float("inf"))
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteSpec(Spec):
+    """Datasets and defaults that make one benchmark.
+
+    Args:
+        label_space: shared by its backbones and datasets.
+        members: the shifted datasets 𝔻, in the order of the table.
+        references: datasets outside 𝔻 on which forgetting is measured.
+        shares: groups of datasets made from the same photographs.
+        backbone: used when none is asked for.
+        recipe: defaults for fine-tuning, by the names of `config.Recipe`.
+        presets: recipe values that a named preset changes.
+    """
+
+    kind: ClassVar[str] = "suite"
+
+    target: str = ""
+    label_space: LabelSpace
+    members: tuple[str, ...]
+    references: tuple[str, ...] = ()
+    shares: tuple[tuple[str, ...], ...] = ()
+    backbone: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+KINDS: dict[str, type[Spec]] = {
+    spec.kind: spec for spec in (BackboneSpec, DatasetSpec, MethodSpec, MetricSpec, SuiteSpec)
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """What an observer hook receives.
+
+    Args:
+        name: `"run_started"`, `"step_finished"` or `"run_finished"`.
+        store: path of the store, as text.
+        step: id of the step, for `step_finished`.
+        key: its key.
+        seconds: how long it took.
+        error: the message, if it failed.
+    """
+
+    name: str
+    store: str
+    step: str = ""
+    key: str = ""
+    seconds: float = 0.0
+    error: str = ""
