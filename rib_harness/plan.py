@@ -14,7 +14,7 @@ from typing import Any
 
 from rib_harness.catalog import Bound, Catalog, Component
 from rib_harness.config import Recipe, RunConfig, make_recipe
-from rib_harness.errors import ConfigError, RibError, nearest
+from rib_harness.errors import ConfigError, DataError, RibError, nearest
 from rib_harness.identify import identity_of
 from rib_harness.images import ImageSet
 from rib_harness.options import members_of
@@ -259,11 +259,13 @@ class _Planner:
             except RibError as error:
                 problems.append(f"{name}: {error}")
         if problems:
+            text = f"{len(problems)} of {len(names)} datasets cannot be used:\n"
+            text += "\n".join(f"  - {problem}" for problem in problems)
             readable = [name for name in self.spec.members if name in opened]
             if len(readable) > 1 and not self.config.dataset:
                 chosen = " ".join(f"--dataset {name}" for name in readable)
-                problems.append(f"To run over the members that are there: {chosen}")
-            raise ConfigError(problems)
+                text += f"\nTo run over the members that are there: {chosen}"
+            raise DataError(text)
         return opened
 
     def _check_labels(self, name: str, images: ImageSet) -> None:

@@ -155,11 +155,15 @@ class _Walk:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
+        from rib_harness.engine.fit import check_recipe
+
         self.session = session
         self.store, self.plan, self.progress = session.store, session.plan, session.progress
         self.failures: dict[str, str] = {}
         self._built: dict[str, Classifier] = {}
         self._pixels: dict[tuple[str, Any], Pixels] = {}
+        for recipe in {step.recipe for step in self.plan.steps if step.recipe}:
+            check_recipe(recipe)
         precisions = {step.recipe.precision for step in self.plan.steps if step.recipe}
         precision = precisions.pop() if precisions else "fp32"
         # Accelerate keeps one state a process; an earlier run may have had another precision.
@@ -337,7 +341,9 @@ class _Walk:
                     classifiers,
                     self.pixels(steps[0].backbone, dataset),
                     device=self.device,
-                    batch_size=self.session.config.eval_batch_size,
+                    batch_size=self.session.config.eval_batch_size
+                    # On a CPU large batches fall out of the cache: half the speed at 256.
+                    or (64 if self.device.type == "cpu" else 256),
                     advance=bar.advance,
                 )
             finally:

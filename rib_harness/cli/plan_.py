@@ -51,7 +51,7 @@ def print_plan(plan: Plan) -> None:
         )
     console().print(shown)
     for note in plan.notes:
-        console().print(f"note: {note}", markup=False, highlight=False)
+        console().print(f"note: {note}")
     totals = plan.totals()
     click.echo(
         f"{totals['steps']} steps, {totals['done']} done; left: {totals['updates']:,} updates, "

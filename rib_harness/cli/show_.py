@@ -58,8 +58,11 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
             shown.add_row(field, ", ".join(value) if isinstance(value, tuple) and
                           all(isinstance(v, str) for v in value) else str(value))  # fmt: skip
     console().print(shown)
+    # The options' part of the docstring is the table below.
+    before, _, after = signature.doc.partition("\nArgs:")
+    source = [line for line in after.splitlines() if line.startswith("Source:")]
     if signature.doc:
-        click.echo(signature.doc.rstrip() + "\n")
+        click.echo("\n".join([before.rstrip(), "", *source]))
     if signature.options:
         described = table("option", "type", "default", "what it is")
         for o in signature.options:

@@ -18,11 +18,11 @@ class RichProgress:
     """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self._rich: Progress | None = None
         if self.console.is_terminal:
             self._rich = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=16),
                 TextColumn("{task.fields[numbers]}"),
                 TimeRemainingColumn(compact=True),
@@ -50,7 +50,7 @@ class RichProgress:
 
     def say(self, line: str) -> None:
         """A line on stderr."""
-        self.console.print(line, style="dim", markup=False, highlight=False)
+        self.console.print(line, style="dim", soft_wrap=True)
 
 
 class _Bar:

@@ -22,13 +22,12 @@ def console() -> Console:
     width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None
     if width is None:
         width = int(os.environ.get("COLUMNS", 80))
-    return Console(width=width, soft_wrap=False)
+    return Console(width=width, markup=False, highlight=False, emoji=False)
 
 
-def table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table with the harness's looks."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold",
-                 pad_edge=False)  # fmt: skip
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         if name in right:
             made.add_column(name, justify="right", no_wrap=True)
@@ -49,11 +48,26 @@ def print_results(results: Results, catalog: Catalog) -> None:
         together.setdefault(key, []).append(run)
     for runs in together.values():
         trained = [run for run in runs if run.method is not None]
-        # Columns that fit into 80: more methods continue in a further table.
-        for start in range(0, max(len(trained), 1), 4):
-            _print_matrix(runs[0], trained[start : start + 4])
+        for columns in _that_fit(trained, runs[0]):
+            _print_matrix(runs[0], columns)
         if trained:
             _print_summary(Results(trained), catalog)
+
+
+def _that_fit(runs: Sequence[RunResult], first: RunResult) -> list[list[RunResult]]:
+    """The methods in portions whose columns fit beside the names; at least one portion."""
+    names = [*first.matrix.members, *(f"{name} (ref)" for name in first.matrix.references)]
+    free = console().width - max(map(len, names)) - 20
+    portions: list[list[RunResult]] = [[]]
+    used = 0
+    for run in runs:
+        width = max(len(f"RI {_short(run)}"), 10) + 3
+        if portions[-1] and used + width > free:
+            portions.append([])
+            used = 0
+        portions[-1].append(run)
+        used += width
+    return portions
 
 
 def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
@@ -66,13 +80,13 @@ def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
     if record["preset"] != "default":
         title += f" · preset {record['preset']}"
     names = [f"RI {_short(run)}" for run in runs]
-    shown = table("dataset", "n", "A_pre", *names, right=("n", "A_pre"), title=title)
+    shown = table("dataset", "n", "A_pre", *names, right=("n", "A_pre"))
     for column in shown.columns[3:]:
         column.justify = "right"
     for name in (*matrix.members, *matrix.references):
         cell = matrix.pre.get(name)
         values = [_number(run.ri[name]) if name in run.ri else "–" for run in runs]
-        label = name if name in matrix.members else f"{name} (reference)"
+        label = name if name in matrix.members else f"{name} (ref)"
         shown.add_row(
             label,
             f"{cell.n:,}" if cell else "–",
@@ -85,12 +99,13 @@ def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
     mean = f"{sum(pre) / len(pre):.2f}" if len(pre) == len(matrix.members) else "INCOMPLETE"
     shown.add_section()
     shown.add_row(
-        f"mean of {len(matrix.members)} members" + (" / mRI" if runs else ""),
+        "mean / mRI" if runs else "mean",
         "",
         mean,
         *(_number(known(getattr, run, "mri")) for run in runs),
         style="bold",
     )
+    console().print(title, style="bold")
     console().print(shown)
 
 
@@ -118,15 +133,12 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
         missing = run.matrix.missing
         console().print(
             f"INCOMPLETE: {run.method}: {len(missing)} cells are missing, e.g. {missing[0]}",
-            markup=False,
-            highlight=False,
         )
     console().print(
         "A_pre and OOD after: top-1 %. RI, mRI, gain, forgot: points. RI of a row: mean change "
         "on the other members after fine-tuning on it; gain: on the fine-tuning set itself "
         "(training accuracy); forgot: on the reference.",
         style="dim",
-        highlight=False,
     )
 
 

@@ -376,6 +376,16 @@ def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
     return optimizer
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Raise now for an optimizer or a schedule that does not exist, not after an hour's work.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    optimizer = make_optimizer(recipe, [nn.Parameter(torch.zeros(2, 2))])
+    make_schedule(recipe, optimizer, total=10, per_epoch=10)
+
+
 def lr_factor(schedule: str, step: int, total: int, warmup: int) -> float:
     """Share of the peak learning rate at a step, counted from 0.
 

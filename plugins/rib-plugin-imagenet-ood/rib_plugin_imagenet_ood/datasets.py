@@ -43,7 +43,7 @@ class Layout:
     numbered: bool = False
     from_val: bool = False
     groups: tuple[str, ...] = ()
-    images: int | None = None
+    images: int = 0
 
 
 LAYOUTS: dict[str, Layout] = {

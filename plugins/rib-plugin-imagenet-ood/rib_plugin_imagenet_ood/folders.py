@@ -54,7 +54,7 @@ def image_set(
     ids: Sequence[int],
     classes: Sequence[str],
     source: str,
-    expected: int | None,
+    expected: int,
 ) -> ImageSet:
     """Index a folder; no picture is decoded.
 
@@ -65,7 +65,7 @@ def image_set(
         ids: their ids in the label space.
         classes: names for people.
         source: prefix of the source ids; sets with one prefix share photographs by file name.
-        expected: images of the published set, or None.
+        expected: images of the published set.
 
     Raises:
         DataError: a folder that is no class, a group that is missing, or no image at all.
@@ -124,16 +124,17 @@ def _scan(root: Path, group: str, index_of: dict[str, int]) -> Iterator[File]:
                     yield File(path, folder.name, group, stat.st_size, stat.st_mtime_ns)
 
 
-def _notes(
-    labels: np.ndarray, folders: Sequence[str], images: int, expected: int | None
-) -> Iterator[str]:
+def _notes(labels: np.ndarray, folders: Sequence[str], images: int, expected: int) -> Iterator[str]:
     present = set(labels.tolist())
     missing = [folder for i, folder in enumerate(folders) if i not in present]
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        yield f"{len(present)} of {len(folders)} classes have images; none for {shown}"
-    if expected is not None and images != expected:
-        yield f"{images} images, the published set has {expected}: not comparable with it"
+        yield (
+            f"not whole, {images:,} of {expected:,} images; {len(present)} of {len(folders)} "
+            f"classes, none for {shown}"
+        )
+    elif images != expected:
+        yield f"not the published set: {images:,} images, expected {expected:,}"
 
 
 @dataclass(frozen=True, eq=False)
