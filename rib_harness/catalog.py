@@ -13,6 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -262,13 +263,15 @@ class Catalog:
 
     def _explain_missing_plugin(self, kind: str, name: str) -> None:
         plugin_name, slash, _ = name.partition("/")
-        for plugin in self.plugins:
-            if slash and plugin.name == plugin_name and plugin.status != "ok":
-                raise PluginError(
-                    f"The {kind} {name!r} belongs to the plugin {plugin.name!r} "
-                    f"({plugin.distribution} {plugin.version}), which is {plugin.status}: "
-                    f"{plugin.reason}"
-                )
+        rivals = [plugin for plugin in self.plugins if slash and plugin.name == plugin_name]
+        if any(plugin.status == "ok" for plugin in rivals):
+            return
+        for plugin in rivals:
+            raise PluginError(
+                f"The {kind} {name!r} belongs to the plugin {plugin.name!r} "
+                f"({plugin.distribution} {plugin.version}), which is {plugin.status}: "
+                f"{plugin.reason}"
+            )
 
     def bind(self, kind: str, text: str, preset: str = "default") -> Bound:
         """The component that a reference names, with its options resolved."""
@@ -356,7 +359,8 @@ class _Loader:
             return {"seconds": time.perf_counter() - start, "heavy": heavy}
 
         try:
-            module = point.load()
+            with redirect_stdout(sys.stderr):  # stdout is for results
+                module = point.load()
             api = getattr(module, "RIB_PLUGIN_API", None)
             if api != hookspecs.PLUGIN_API:
                 said = "does not say RIB_PLUGIN_API" if api is None else f"is for API {api!r}"
@@ -372,6 +376,8 @@ class _Loader:
             if self.manager.has_plugin(point.name):
                 self.manager.unregister(name=point.name)
             if self.strict:
+                if isinstance(error, SystemExit):
+                    raise RuntimeError(f"{point.value} called sys.exit at import") from error
                 raise
             self.refuse(point, "broken", f"{type(error).__name__}: {error}", **facts())
             return
@@ -456,18 +462,22 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
 
 def _plugin(point: metadata.EntryPoint, status: Status, **facts: Any) -> Plugin:
     name, version = _distribution(point)
-    origin: dict[str, Any] = {}
+    origin: Any = {}
     if point.dist is not None:
-        try:
+        with suppress(ValueError):
             origin = json.loads(point.dist.read_text("direct_url.json") or "{}")
-        except ValueError:
-            origin = {}
+
+    def said(section: str, field: str) -> Any:
+        """A field of direct_url.json, which installers write and anyone may have edited."""
+        inner = origin.get(section) if isinstance(origin, dict) else None
+        return inner.get(field) if isinstance(inner, dict) else None
+
     return Plugin(
         name=point.name,
         distribution=name,
         version=version,
         status=status,
-        editable=bool(origin.get("dir_info", {}).get("editable", False)),
-        commit=str(origin.get("vcs_info", {}).get("commit_id", "")),
+        editable=bool(said("dir_info", "editable")),
+        commit=str(said("vcs_info", "commit_id") or ""),
         **facts,
     )

@@ -7,6 +7,7 @@ preset, TOML, environment, command line.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import metadata
@@ -25,7 +26,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Recipe(BaseModel):
     """How to fine-tune: the part of a run that every method shares. All of it is in the keys.
 
-    Without a suite's own values, these are the ones of the ImageNet-RIB reference code.
+    Where a suite has no value of its own, these hold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,12 +82,14 @@ class RunConfig(BaseModel):
 
     @field_validator("recipe")
     @classmethod
-    def _known_recipe_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return {key.replace("-", "_"): item for key, item in value.items()}
+    def _plain_recipe(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {k.replace("-", "_"): None if v == "none" else v for k, v in value.items()}
 
     def resolved(self) -> dict[str, Any]:
         """Everything that is set, as TOML values with absolute paths."""
         data = self.model_dump(mode="json", exclude_none=True)
+        # TOML has no null, and a recipe's "no limit" must replace what the suite says.
+        data["recipe"] = {k: "none" if v is None else v for k, v in self.recipe.items()}
         for name in ("store", "data_root"):
             if name in data:
                 data[name] = str(Path(data[name]).absolute())
@@ -102,11 +105,19 @@ def make_config(values: Mapping[str, Any], file: Path | None = None) -> RunConfi
         ConfigError: every unknown key and every bad value, all at once.
     """
     merged: dict[str, Any] = _read_toml(file) if file is not None else {}
-    recipe = {**merged.get("recipe", {}), **values.get("recipe", {})}
+    layers = [merged.get("recipe", {}), values.get("recipe", {})]
     merged.update(values)
-    if recipe:
-        merged["recipe"] = recipe
-    return _validated(RunConfig, merged, prefix="")
+    if all(isinstance(layer, Mapping) for layer in layers):
+        merged["recipe"] = {**layers[0], **layers[1]}
+    problems: list[str] = []
+    config = _collect(RunConfig, merged, "", problems)
+    recipe = merged.get("recipe")
+    if isinstance(recipe, Mapping):
+        plain = {str(k).replace("-", "_"): None if v == "none" else v for k, v in recipe.items()}
+        _collect(Recipe, plain, "recipe.", problems)
+    if problems or config is None:
+        raise ConfigError(problems)
+    return config
 
 
 def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
@@ -118,7 +129,11 @@ def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
     merged: dict[str, Any] = {}
     for layer in layers:
         merged.update(layer)
-    return _validated(Recipe, merged, prefix="recipe.")
+    problems: list[str] = []
+    recipe = _collect(Recipe, merged, "recipe.", problems)
+    if recipe is None:
+        raise ConfigError(problems)
+    return recipe
 
 
 def check_requirements(requires: tuple[str, ...]) -> None:
@@ -144,24 +159,27 @@ def _read_toml(file: Path) -> dict[str, Any]:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError([f"The configuration file {file} does not exist."]) from None
+    except OSError as error:
+        raise ConfigError([f"{file} cannot be read: {error.strerror}."]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{file} is not valid TOML: {error}"]) from None
     return {key.replace("-", "_"): value for key, value in data.items()}
 
 
-def _validated(model: type[Model], values: dict[str, Any], prefix: str) -> Model:
+def _collect(
+    model: type[Model], values: Mapping[str, Any], prefix: str, problems: list[str]
+) -> Model | None:
+    """The object, or None with every problem added to the list."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = []
         for item in error.errors():
-            name = prefix + ".".join(str(part) for part in item["loc"])
+            name = ".".join(str(part) for part in item["loc"])
             if item["type"] == "extra_forbidden":
-                known = [prefix + field.replace("_", "-" if not prefix else "_")
-                         for field in model.model_fields]  # fmt: skip
-                problems.append(
-                    f"{name} is no setting.{nearest(name, known)} Settings: {', '.join(known)}."
-                )
+                known = [f if prefix else f.replace("_", "-") for f in model.model_fields]
+                close = re.sub(r"'([\w-]+)'", rf"'{prefix}\1'", nearest(name, known))
+                listed = ", ".join(prefix + one for one in known)
+                problems.append(f"{prefix}{name} is no setting.{close} Settings: {listed}.")
             else:
-                problems.append(f"{name}: {item['msg']}, got {item['input']!r}.")
-        raise ConfigError(problems) from None
+                problems.append(f"{prefix}{name}: {item['msg']}, got {item['input']!r}.")
+        return None

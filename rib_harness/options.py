@@ -48,6 +48,7 @@ class Reference:
         tag, options = "", {}
         for position, item in enumerate(split_outside_brackets(rest, ",")):
             key, equals, value = item.partition("=")
+            key = key.strip()
             if not equals and position == 0:
                 tag = item
             elif not equals or not key:
@@ -57,7 +58,7 @@ class Reference:
             elif key in options:
                 raise ConfigError([f"{text!r}: the option {key!r} is given twice."])
             else:
-                options[key.strip()] = value.strip()
+                options[key] = value.strip()
         return cls(name.strip(), tag.strip(), options)
 
 
@@ -186,9 +187,13 @@ def signature_of(target: str, what: str) -> Signature:
     if found is None:
         raise PluginError(f"{what} points to {target}, but there is no module {module_name}.")
     if found.origin and found.origin.endswith(".py"):
-        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
         try:
+            tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
             return _from_source(tree, attribute)
+        except SyntaxError as error:
+            raise PluginError(
+                f"{what} could not be loaded from {target}: SyntaxError: {error}"
+            ) from error
         except _UnreadableError:
             pass
     return _from_object(load_target(target, what))
@@ -214,7 +219,10 @@ def _from_source(tree: ast.Module, attribute: str) -> Signature:
     )
     if init is not None:
         return _from_arguments(init, doc, skip_self=True)
-    is_dataclass = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    is_dataclass = any("dataclass" in text for text in decorators)
+    if decorators and not (is_dataclass and len(decorators) == 1):
+        raise _UnreadableError  # a decorator may make the fields
     if node.bases and not all(ast.unparse(b).split("[")[0] == "Protocol" for b in node.bases):
         raise _UnreadableError  # fields may be inherited
     if not is_dataclass:
@@ -224,7 +232,7 @@ def _from_source(tree: ast.Module, attribute: str) -> Signature:
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             annotation = ast.unparse(item.annotation)
-            if "ClassVar" not in annotation:
+            if "ClassVar" not in annotation and "KW_ONLY" not in annotation:
                 name = item.target.id
                 options.append(Option(name, annotation, _literal(item.value), docs.get(name, "")))
     return Signature(tuple(options), doc=doc)
@@ -261,6 +269,8 @@ def _from_object(target: Any) -> Signature:
     doc = inspect.getdoc(target) or ""
     docs = argument_docs(doc)
     options, extra = [], False
+    fields = getattr(target, "__dataclass_fields__", {})
+    factories = {name: field.default_factory for name, field in fields.items()}
     for parameter in inspect.signature(target).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             extra = True
@@ -268,8 +278,11 @@ def _from_object(target: Any) -> Signature:
             empty = inspect.Parameter.empty
             annotation = "Any" if parameter.annotation is empty else parameter.annotation
             if not isinstance(annotation, str):
-                annotation = inspect.formatannotation(annotation).replace("typing.", "")
+                annotation = inspect.formatannotation(annotation)
+            annotation = re.sub(r"\b(typing|pathlib)\.", "", annotation)
             default = REQUIRED if parameter.default is empty else parameter.default
+            if repr(default) == "<factory>":  # of a dataclass's field
+                default = factories[parameter.name]()
             options.append(
                 Option(parameter.name, annotation, default, docs.get(parameter.name, ""))
             )
@@ -309,7 +322,7 @@ def _convert(option: Option, value: Any) -> Any:
         annotation = Any
     if isinstance(value, str):
         value = _without_brackets(value)
-        if value.lower() in ("none", "null") and "None" in option.annotation:
+        if value.lower() in ("none", "null") and re.search(r"None|Optional", option.annotation):
             return None
         if re.match(r"(tuple|list|Sequence)\b", option.annotation):
             value = value.split("+")

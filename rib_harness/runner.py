@@ -152,9 +152,7 @@ class _Walk:
     """Does the missing steps of a plan, in this process."""
 
     def __init__(self, session: Session):
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-
+        from rib_harness.engine.device import make_accelerator
         from rib_harness.engine.fit import check_recipe
 
         self.session = session
@@ -166,9 +164,7 @@ class _Walk:
             check_recipe(recipe)
         precisions = {step.recipe.precision for step in self.plan.steps if step.recipe}
         precision = precisions.pop() if precisions else "fp32"
-        # Accelerate keeps one state a process; an earlier run may have had another precision.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        self.accelerator = _make_accelerator(Accelerator, session.config.device, precision)
+        self.accelerator = make_accelerator(session.config.device, precision)
         self.device = self.accelerator.device
 
     def all(self) -> dict[str, str]:
@@ -373,19 +369,6 @@ class _Walk:
                 **cost(seconds, self.device),
             },
         }
-
-
-def _make_accelerator(accelerator: Any, device: str | None, precision: str) -> Any:
-    mixed = "no" if precision == "fp32" else precision
-    if device not in (None, "cpu", "cuda", "mps"):
-        raise RibError(f"device: expected cpu, cuda or mps, got {device!r}.")
-    try:
-        made = accelerator(mixed_precision=mixed, cpu=device == "cpu")
-    except ValueError as error:
-        raise RibError(f"recipe.precision={precision} does not work here: {error}") from None
-    if device is not None and made.device.type != device:
-        raise RibError(f"device {device!r} is not there; Accelerate found {made.device.type!r}.")
-    return made
 
 
 def _check_finite(classifier: Classifier, step: Step) -> None:

@@ -13,9 +13,11 @@ from rib_harness.cli.options import no_plugin, option, store
 @store
 @option("--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
         help="json: a list of runs; csv: a row a cell; md: a table a run.")  # fmt: skip
-@option("--method", "-m", multiple=True, metavar="LABEL", help="Only these methods. Repeatable.")
-@option("--backbone", "-b", multiple=True, metavar="LABEL", help="Only these backbones.")
-@option("--suite", metavar="NAME", help="Only this suite.")
+@click.option(
+    "--method", "-m", multiple=True, metavar="LABEL", help="Only these methods. Repeatable."
+)
+@click.option("--backbone", "-b", multiple=True, metavar="LABEL", help="Only these backbones.")
+@click.option("--suite", metavar="NAME", help="Only this suite.")
 @no_plugin
 def command(
     store: Path | None,

@@ -60,6 +60,8 @@ def evaluate(
             index = torch.from_numpy(indices)
             batch = normalize(to_device(chunk, device))
             target = labels[index].to(device)
+            if not int(index[0]):
+                groups = _that_agree(groups, classifiers, batch)
             for group in groups:
                 names = [name for name in group if name not in failed]
                 outputs = _halving([classifiers[name] for name in names], batch)
@@ -106,7 +108,7 @@ def score(logits: Tensor, labels: Tensor) -> Rows:
 
 
 def _by_encoder(classifiers: Mapping[str, Classifier], device: torch.device) -> list[list[str]]:
-    """Names of the classifiers whose encoders are equal to the bit, in their order."""
+    """Names of the classifiers whose encoders have equal weights, to the bit."""
     groups: dict[str, list[str]] = {}
     for name, classifier in classifiers.items():
         classifier.to(device).eval()
@@ -114,6 +116,22 @@ def _by_encoder(classifiers: Mapping[str, Classifier], device: torch.device) -> 
         kind = f"{type(classifier.encoder).__qualname__} {encoder.fingerprint()}"
         groups.setdefault(kind, []).append(name)
     return list(groups.values())
+
+
+def _that_agree(
+    groups: list[list[str]], classifiers: Mapping[str, Classifier], batch: Tensor
+) -> list[list[str]]:
+    """The groups, without the classifiers whose features differ: code may, where weights do not."""
+    agreed: list[list[str]] = []
+    for first, *rest in groups:
+        together, alone = [first], list[str]()
+        if rest:
+            expected = classifiers[first].features(batch[:4])
+            for name in rest:
+                same = torch.equal(classifiers[name].features(batch[:4]), expected)
+                (together if same else alone).append(name)
+        agreed += [together, *([name] for name in alone)]
+    return agreed
 
 
 def _halving(classifiers: list[Classifier], batch: Tensor) -> list[Tensor]:

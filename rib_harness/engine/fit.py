@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -123,15 +124,18 @@ def fit(
     finished = job.work / f"stage-{job.stage}.safetensors" if job.work else None
     device = job.accelerator.device
     model.to(device)
+    extra = dict(state or {})
     if finished is not None and finished.exists():
-        return model.load(finished).to(device).eval()
+        tree = unpack_tree(finished)
+        model.load_state_dict(tree["model"])
+        _restore_extra(extra, tree)
+        return model.eval()
     with torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else []):
         torch.manual_seed(job.stage_seed)
-        result = _Fit(model, loss, data, recipe, job, ema, dict(state or {})).run()
-    job.accelerator.free_memory()
+        result = _Fit(model, loss, data, recipe, job, ema, extra).run()
     if finished is not None:
-        result.save(finished.with_suffix(".part"))
-        finished.with_suffix(".part").replace(finished)
+        tree = {"model": result.state_dict(), "extra": _states_of(extra)}
+        write_atomically(finished, pack_tree(tree))
         (finished.parent / f"state-{job.stage}.safetensors").unlink(missing_ok=True)
     return result
 
@@ -158,7 +162,10 @@ class _Fit:
             raise ConfigError([f"{job.label}: no parameter of the model requires gradients."])
         optimizer = make_optimizer(recipe, self.parameters)
         self.set_lr = make_schedule(recipe, optimizer, self.total, self.per_epoch)
-        self.optimizer = job.accelerator.prepare(optimizer)
+        # Not `accelerator.prepare`, which would keep every fit's optimizer for the whole run.
+        self.optimizer = AcceleratedOptimizer(
+            optimizer, device_placement=False, scaler=job.accelerator.scaler
+        )
         self.average: AveragedModel | None = None
         if ema is not None:
             self.average = AveragedModel(
@@ -232,7 +239,8 @@ class _Fit:
             if seen:
                 right = (right or 0) + self.job.correct(seen[0].detach(), part.labels)
         if self.recipe.clip_grad is not None:
-            accelerator.clip_grad_norm_(self.parameters, self.recipe.clip_grad)
+            accelerator.unscale_gradients(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_grad)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -288,7 +296,7 @@ class _Fit:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "extra": {name: item.state_dict() for name, item in self.extra.items()},
+            "extra": _states_of(self.extra),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -307,8 +315,7 @@ class _Fit:
         self.optimizer.load_state_dict(tree["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(tree["average"])
-        for name, item in self.extra.items():
-            item.load_state_dict(tree["extra"][name])
+        _restore_extra(self.extra, tree)
         if tree["scaler"] is not None and self.job.accelerator.scaler is not None:
             self.job.accelerator.scaler.load_state_dict(tree["scaler"])
         torch.set_rng_state(tree["rng"])
@@ -317,6 +324,15 @@ class _Fit:
         self.step, self.sums = tree["step"], tree["sums"]
         self.history, self.last_good = tree["history"], tree["last_good"]
         self.job.progress.say(f"{self.job.label}: goes on at step {self.step} of {self.total}")
+
+
+def _states_of(extra: Mapping[str, Stateful]) -> dict[str, Any]:
+    return {name: item.state_dict() for name, item in extra.items()}
+
+
+def _restore_extra(extra: Mapping[str, Stateful], tree: Mapping[str, Any]) -> None:
+    for name, item in extra.items():
+        item.load_state_dict(tree["extra"][name])
 
 
 def train_mode(model: nn.Module) -> None:

@@ -5,21 +5,28 @@ All are made from seeds and need no files and no network.
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
+from rib_harness.catalog import Catalog, Component, Plugin, load_catalog
 from rib_harness.config import Recipe
 from rib_harness.engine.classifier import Classifier
 from rib_harness.engine.data import Pixels
+from rib_harness.engine.device import make_accelerator
 from rib_harness.engine.task import Task
 from rib_harness.images import ImageSet, Preprocess, fingerprint_of
+from rib_harness.specs import KINDS, Spec
 
 #: What the tiny images go through.
 TINY = Preprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -104,8 +111,32 @@ def tiny_task(
         pixels=Pixels(images or tiny_images(), TINY, workers=1, pack=False),
         recipe=Recipe(**settings),
         seed=seed,
-        accelerator=Accelerator(cpu=True),
+        accelerator=make_accelerator("cpu", settings.get("precision", "fp32")),
         checkpoints=checkpoints or {},
         work=work,
         save_every=0.0,
     )
+
+
+def catalog_with(*offers: tuple[Spec, Any], base: Catalog | None = None) -> Catalog:
+    """A catalog that also has these components, without any installed package.
+
+    Args:
+        offers: pairs of a spec and the class or function that is its target; what the spec says
+            of its target is replaced.
+        base: the catalog to add to; None is all installed plugins.
+    """
+    base = load_catalog() if base is None else base
+    name = f"rib_harness_testing_{next(_COUNTER)}"
+    module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
+    sys.modules[name] = module
+    plugin = Plugin(name="testing", distribution="testing", version="0", status="ok")
+    components = [component for kind in KINDS for component in base.list(kind)]
+    for position, (spec, target) in enumerate(offers):
+        setattr(module, f"target_{position}", target)
+        components.append(Component(replace(spec, target=f"{name}:target_{position}"), plugin))
+    return Catalog([*base.plugins, plugin], components)
+
+
+_COUNTER = itertools.count()

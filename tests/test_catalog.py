@@ -1,0 +1,739 @@
+"""Loading plugins: each line of the section "Loading", on plugins made here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rib_harness import ConfigError, Event, MethodSpec, PluginError
+from rib_harness.catalog import Catalog, Component, Plugin, load_catalog
+from rib_harness.errors import AmbiguousComponentError, UnknownComponentError
+
+#: What every plugin made here begins with.
+HEAD = """
+from rib_harness import (
+    BackboneSpec, DatasetSpec, LabelSpace, MethodSpec, MetricSpec, SuiteSpec, hookimpl
+)
+
+RIB_PLUGIN_API = 1
+SPACE = LabelSpace("tens", 10)
+"""
+
+SPEC = 'MethodSpec(name="mine", target="pkg.mine:Mine", summary="A method.")'
+
+
+def returning(*specs: str, hook: str = "register_methods") -> str:
+    """A plugin whose hook returns these specs."""
+    return f"{HEAD}\n@hookimpl\ndef {hook}():\n    return [{', '.join(specs)}]\n"
+
+
+def methods(*names: str) -> str:
+    """A plugin that offers methods of these names."""
+    specs = (f"MethodSpec(name={name!r}, target='pkg.mine:Mine', summary='')" for name in names)
+    return returning(*specs)
+
+
+class Site:
+    """A site-packages folder in the making."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir()
+
+    def add(
+        self,
+        plugin: str,
+        source: str = "",
+        *,
+        distribution: str = "",
+        version: str = "1.0",
+        value: str = "",
+        origin: Any = None,
+    ) -> str:
+        """Install a distribution with one plugin; the name of its module."""
+        distribution = distribution or f"rib-plugin-{plugin}"
+        module = f"fake_{distribution}_{plugin}".replace("-", "_")
+        (self.folder / f"{module}.py").write_text(source or methods("mine"))
+        info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        )
+        (info / "entry_points.txt").write_text(
+            f"[console_scripts]\nother = x:y\n\n[rib_harness]\n{plugin} = {value or module}\n"
+        )
+        if origin is not None:
+            (info / "direct_url.json").write_text(json.dumps(origin))
+        importlib.invalidate_caches()
+        return module
+
+    def entry_points(self) -> list[metadata.EntryPoint]:
+        found = metadata.distributions(path=[str(self.folder)])
+        return [p for d in found for p in d.entry_points if p.group == "rib_harness"]
+
+    def load(self, environ: dict[str, str] | None = None, **settings: Any) -> Catalog:
+        return load_catalog(entry_points=self.entry_points(), environ=environ or {}, **settings)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    made = Site(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(made.folder))
+    before = set(sys.modules)
+    yield made
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(made.folder)):
+            del sys.modules[name]
+
+
+def only(catalog: Catalog) -> Plugin:
+    (plugin,) = catalog.plugins
+    return plugin
+
+
+def fates(catalog: Catalog) -> dict[str, str]:
+    return {plugin.name: plugin.status for plugin in catalog.plugins}
+
+
+def ids(catalog: Catalog, kind: str = "method") -> list[str]:
+    return [component.id for component in catalog.list(kind)]
+
+
+# Order, and a plugin that loads
+
+
+def test_plugins_are_read_by_entry_point_name_then_distribution(site: Site) -> None:
+    note = "import fake_order\nfake_order.SEEN.append(__name__)\n"
+    (site.folder / "fake_order.py").write_text("SEEN = []\n")
+    site.add("b", note + methods("x"), distribution="rib-plugin-1")
+    site.add("c", note + methods("x"), distribution="rib-plugin-0")
+    site.add("a", note + methods("x"), distribution="rib-plugin-9")
+    points = site.entry_points()
+    for given in (points, points[::-1]):
+        catalog = load_catalog(entry_points=given, environ={})
+        assert [plugin.name for plugin in catalog.plugins] == ["a", "b", "c"]
+    assert sys.modules["fake_order"].SEEN == [
+        "fake_rib_plugin_9_a",
+        "fake_rib_plugin_1_b",
+        "fake_rib_plugin_0_c",
+    ]
+    site.add("a", distribution="rib-plugin-8")
+    assert [p.distribution for p in site.load().plugins if p.name == "a"] == [
+        "rib-plugin-8",
+        "rib-plugin-9",
+    ]
+
+
+def test_a_plugin_that_loads_says_what_it_offers(site: Site) -> None:
+    site.add(
+        "good",
+        methods("two", "one")
+        + """
+@hookimpl
+def register_metrics():
+    yield MetricSpec(name="ece", target="pkg.ece:ece", summary="", level="scores")
+
+@hookimpl
+def register_suites():
+    return (SuiteSpec(name="s", summary="", label_space=SPACE, members=("a",), backbone="b"),)
+
+@hookimpl
+def register_backbones():
+    return [BackboneSpec(name="b", target="pkg.b:B", summary="", label_space=SPACE)]
+
+@hookimpl
+def register_datasets():
+    return [DatasetSpec(name="a", target="pkg.a:A", summary="", label_space=SPACE)]
+""",
+        version="2.5",
+    )
+    catalog = site.load()
+    plugin = only(catalog)
+    assert (plugin.status, plugin.reason, plugin.heavy) == ("ok", "", ())
+    assert (plugin.distribution, plugin.version) == ("rib-plugin-good", "2.5")
+    assert plugin.components == {
+        "backbone": ("good/b",),
+        "dataset": ("good/a",),
+        "method": ("good/two", "good/one"),
+        "metric": ("good/ece",),
+        "suite": ("good/s",),
+    }
+    assert ids(catalog) == ["good/one", "good/two"]
+    assert catalog.get("method", "one") is catalog.get("method", "good/one")
+
+
+def test_a_plugin_may_have_no_hooks(site: Site) -> None:
+    site.add("empty", HEAD)
+    assert (only(site.load()).status, only(site.load()).components) == ("ok", {})
+
+
+def test_no_plugins_make_an_empty_catalog(site: Site) -> None:
+    catalog = site.load()
+    assert (catalog.plugins, catalog.list("method")) == ((), [])
+    with pytest.raises(UnknownComponentError, match=r"^No method is called 'lwf'\. See `rib-"):
+        catalog.get("method", "lwf")
+
+
+def test_catalogs_share_nothing(site: Site) -> None:
+    site.add("good")
+    assert ids(site.load()) == ids(site.load()) == ["good/mine"]
+    assert ids(site.load(block=["good"])) == []
+
+
+def test_what_is_installed_is_loaded_when_nothing_is_given() -> None:
+    installed = {point.name for point in metadata.entry_points(group="rib_harness")}
+    assert {plugin.name for plugin in load_catalog(environ={}).plugins} == installed
+    assert "cl-methods" in installed
+
+
+# Broken and incompatible
+
+BROKEN: dict[str, tuple[str, str]] = {
+    "import": (
+        "import no_such_package\n",
+        "ModuleNotFoundError: No module named 'no_such_package'",
+    ),
+    "syntax": ("def broken(:\n", "SyntaxError: invalid syntax"),
+    "exit": ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+    "exit-in-hook": (
+        f"import sys{HEAD}\n@hookimpl\ndef register_methods():\n    sys.exit('no licence')\n",
+        "SystemExit: no licence",
+    ),
+    "hook-name": (
+        returning(SPEC, hook="register_method"),
+        "ValueError: 'register_method' is no hook of rib-harness. Did you mean "
+        "'register_methods' or",
+    ),
+    "hook-name-like-nothing": (
+        returning(SPEC, hook="zzz"),
+        "ValueError: 'zzz' is no hook of rib-harness. Hooks: register_backbones, "
+        "register_datasets, register_methods, register_metrics, register_suites, run_finished, "
+        "run_started, step_finished",
+    ),
+    "hook-argument": (
+        f"{HEAD}\n@hookimpl\ndef register_methods(config):\n    return []\n",
+        "'config'",
+    ),
+    "raises": (
+        f"{HEAD}\n@hookimpl\ndef register_methods():\n    raise RuntimeError('no GPU')\n",
+        "RuntimeError: no GPU",
+    ),
+    "raises-midway": (
+        f"{HEAD}\n@hookimpl\ndef register_methods():\n    yield {SPEC}\n    1 / 0\n",
+        "ZeroDivisionError: division by zero",
+    ),
+    "raises-in-one-of-two": (
+        methods("mine") + "\n@hookimpl\ndef register_metrics():\n    return {}['x']\n",
+        "KeyError: 'x'",
+    ),
+    "returns-nothing": (
+        f"{HEAD}\n@hookimpl\ndef register_methods():\n    pass\n",
+        "TypeError: 'NoneType' object is not iterable",
+    ),
+    "wrong-type": (returning("'mine'"), "register_methods must return MethodSpec, got str"),
+    "wrong-spec": (
+        returning(SPEC, hook="register_metrics"),
+        "TypeError: register_metrics must return MetricSpec, got MethodSpec",
+    ),
+    "duplicate": (methods("mine", "mine"), "ValueError: two methods are called 'mine'"),
+    "name-in-capitals": (
+        methods("Mine"),
+        "register_methods: MethodSpec 'Mine': a name is lower-case words joined by hyphens",
+    ),
+    "name-with-slash": (methods("a/b"), "MethodSpec 'a/b': a name is lower-case words"),
+    "name-with-colon": (methods("a:b"), "MethodSpec 'a:b': a name is lower-case words"),
+    "name-empty": (methods(""), "MethodSpec '': a name is lower-case words"),
+    "name-a-number": (
+        returning("MethodSpec(name=3, target='a.b:C', summary='')"),
+        "MethodSpec 3: a name is lower-case words",
+    ),
+    "target-without-colon": (
+        returning("MethodSpec(name='mine', target='pkg.mine.Mine', summary='')"),
+        "expected target 'package.module:attribute', got 'pkg.mine.Mine'",
+    ),
+    "target-empty": (
+        returning("MethodSpec(name='mine', target='', summary='')"),
+        "expected target 'package.module:attribute', got ''",
+    ),
+    "target-an-object": (
+        returning("MethodSpec(name='mine', target=print, summary='')"),
+        "expected target 'package.module:attribute', got <built-in function print>",
+    ),
+    "version-zero": (
+        returning("MethodSpec(name='mine', target='a.b:C', summary='', version=0)"),
+        "MethodSpec 'mine': expected version 1, 2, …, got 0",
+    ),
+    "version-text": (
+        returning("MethodSpec(name='mine', target='a.b:C', summary='', version='1.2')"),
+        "expected version 1, 2, …, got '1.2'",
+    ),
+    "version-true": (
+        returning("MethodSpec(name='mine', target='a.b:C', summary='', version=True)"),
+        "expected version 1, 2, …, got True",
+    ),
+    "label-space": (
+        returning(
+            "DatasetSpec(name='d', target='a.b:C', summary='', label_space='imagenet-1k')",
+            hook="register_datasets",
+        ),
+        "DatasetSpec 'd': expected a LabelSpace, got str",
+    ),
+    "members-a-text": (
+        returning(
+            "SuiteSpec(name='s', summary='', label_space=SPACE, members='a', backbone='b')",
+            hook="register_suites",
+        ),
+        "SuiteSpec 's': members is a tuple of names, got 'a'",
+    ),
+    "needs-a-text": (
+        returning("MethodSpec(name='m', target='a.b:C', summary='', needs='ft')"),
+        "MethodSpec 'm': needs is a tuple of names, got 'ft'",
+    ),
+    "unknown-field": (
+        returning("MethodSpec(name='m', target='a.b:C', summary='', colour='red')"),
+        "unexpected keyword argument 'colour'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_says_why_and_takes_nobody_with_it(case: str, site: Site) -> None:
+    source, reason = BROKEN[case]
+    site.add("a-good", methods("before"))
+    site.add("broken", source)
+    site.add("c-good", methods("after"))
+    catalog = site.load()
+    assert fates(catalog) == {"a-good": "ok", "broken": "broken", "c-good": "ok"}
+    broken = catalog.plugins[1]
+    assert reason in broken.reason
+    assert not broken.components
+    assert ids(catalog) == ["a-good/before", "c-good/after"]
+    assert not catalog.list("metric") and not catalog.list("dataset")
+
+
+def test_an_entry_point_that_points_nowhere_is_broken(site: Site) -> None:
+    site.add("nowhere", value="no_such_package.plugin")
+    site.add("strange", value="not a module")
+    assert fates(site.load()) == {"nowhere": "broken", "strange": "broken"}
+    assert "No module named 'no_such_package'" in site.load().plugins[0].reason
+
+
+def test_ctrl_c_is_not_a_broken_plugin(site: Site) -> None:
+    site.add("slow", "raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        site.load()
+
+
+@pytest.mark.parametrize(
+    ("api", "said"),
+    [
+        ("", "does not say RIB_PLUGIN_API"),
+        ("RIB_PLUGIN_API = 2", "is for API 2"),
+        ("RIB_PLUGIN_API = '1'", "is for API '1'"),
+    ],
+)
+def test_a_plugin_for_another_api_is_incompatible(api: str, said: str, site: Site) -> None:
+    module = site.add("other", methods("mine").replace("RIB_PLUGIN_API = 1", api))
+    site.add("good", methods("mine"))
+    catalog = site.load()
+    assert fates(catalog) == {"good": "ok", "other": "incompatible"}
+    assert catalog.plugins[1].reason == f"{module} {said}; this rib-harness speaks API 1"
+    assert ids(catalog) == ["good/mine"]
+
+
+def test_strict_raises_the_plugins_own_exception(site: Site) -> None:
+    site.add("broken", f"{HEAD}\n@hookimpl\ndef register_methods():\n    return [][1]\n")
+    for relaxed in ({}, {"RIB_STRICT_PLUGINS": "0"}, {"RIB_STRICT_PLUGINS": ""}):
+        assert only(site.load(relaxed)).status == "broken"
+    with pytest.raises(IndexError) as caught:
+        site.load({"RIB_STRICT_PLUGINS": "1"})
+    assert "fake_rib_plugin_broken" in str(caught.traceback[-1].path)
+
+
+# Two distributions, one name
+
+
+def test_two_distributions_of_one_plugin_name_are_both_refused(site: Site) -> None:
+    first = site.add("shared", distribution="rib-plugin-one", version="1.1")
+    second = site.add("shared", distribution="rib-plugin-two", version="2.2")
+    site.add("other", methods("mine"))
+    catalog = site.load()
+    assert [(p.distribution, p.status) for p in catalog.plugins] == [
+        ("rib-plugin-other", "ok"),
+        ("rib-plugin-one", "conflict"),
+        ("rib-plugin-two", "conflict"),
+    ]
+    assert catalog.plugins[1].reason == (
+        "the plugin name 'shared' is also claimed by rib-plugin-two 2.2; uninstall one, "
+        "or block the name with RIB_PLUGINS_BLOCK=shared"
+    )
+    assert "also claimed by rib-plugin-one 1.1;" in catalog.plugins[2].reason
+    assert ids(catalog) == ["other/mine"]
+    assert not {first, second} & set(sys.modules)
+    with pytest.raises(PluginError, match="is conflict: the plugin name 'shared' is also claimed"):
+        catalog.get("method", "shared/mine")
+    assert set(fates(site.load({"RIB_PLUGINS_BLOCK": "shared"})).values()) == {"ok", "blocked"}
+
+
+def test_a_first_party_distribution_keeps_its_name(site: Site) -> None:
+    site.add("digits", methods("theirs"), distribution="a-lookalike")
+    site.add("digits", methods("ours"), distribution="rib-plugin-digits")
+    catalog = site.load()
+    assert [(p.distribution, p.status) for p in catalog.plugins] == [
+        ("a-lookalike", "conflict"),
+        ("rib-plugin-digits", "ok"),
+    ]
+    assert "also claimed by rib-plugin-digits 1.0;" in catalog.plugins[0].reason
+    assert ids(catalog) == ["digits/ours"]
+
+
+def test_a_rival_does_not_explain_a_typo_in_the_plugin_that_loaded(site: Site) -> None:
+    site.add("digits", methods("theirs"), distribution="a-lookalike")
+    site.add("digits", methods("ours"), distribution="rib-plugin-digits")
+    with pytest.raises(UnknownComponentError, match="Did you mean 'digits/ours'"):
+        site.load().get("method", "digits/oars")
+
+
+# Names
+
+
+def test_an_ambiguous_short_name_lists_every_candidate(site: Site) -> None:
+    site.add("one", methods("mine", "alone"), version="1.1")
+    site.add("two", methods("mine"), version="2.2")
+    catalog = site.load()
+    with pytest.raises(AmbiguousComponentError) as caught:
+        catalog.get("method", "mine")
+    assert str(caught.value) == (
+        "2 methods are called 'mine': one/mine (rib-plugin-one 1.1), "
+        "two/mine (rib-plugin-two 2.2). Use the full id."
+    )
+    assert catalog.get("method", "two/mine").plugin.name == "two"
+    assert catalog.get("method", "alone").id == "one/alone"
+
+
+def test_kinds_do_not_share_names(site: Site) -> None:
+    metric = "MetricSpec(name='mine', target='a.b:c', summary='', level='scores')"
+    site.add("one", methods("mine"))
+    site.add("two", returning(metric, hook="register_metrics"))
+    catalog = site.load()
+    assert catalog.get("method", "mine").id == "one/mine"
+    assert catalog.get("metric", "mine").id == "two/mine"
+
+
+def test_an_unknown_name_offers_the_nearest(site: Site) -> None:
+    site.add("good", methods("wise-ft"))
+    with pytest.raises(UnknownComponentError) as caught:
+        site.load().get("method", "wiseft")
+    assert str(caught.value) == (
+        "No method is called 'wiseft'. Did you mean 'wise-ft' or 'good/wise-ft'? "
+        "See `rib-harness list methods`."
+    )
+
+
+def test_a_component_of_a_broken_plugin_fails_with_the_plugins_own_error(site: Site) -> None:
+    site.add("hurt", "import no_such_package\n", version="0.4")
+    site.add("good", methods("other"))
+    catalog = site.load()
+    with pytest.raises(PluginError) as caught:
+        catalog.get("method", "hurt/mine")
+    assert str(caught.value) == (
+        "The method 'hurt/mine' belongs to the plugin 'hurt' (rib-plugin-hurt 0.4), which is "
+        "broken: ModuleNotFoundError: No module named 'no_such_package'"
+    )
+    with pytest.raises(UnknownComponentError, match=r"may offer it: hurt \(broken: Module"):
+        catalog.get("method", "mine")
+
+
+@pytest.mark.parametrize(
+    ("status", "environ", "source"),
+    [
+        ("blocked", {"RIB_PLUGINS_BLOCK": "hurt"}, methods("mine")),
+        ("incompatible", {}, methods("mine").replace("API = 1", "API = 9")),
+    ],
+)
+def test_so_does_one_of_a_plugin_that_may_not_load(
+    status: str, environ: dict[str, str], source: str, site: Site
+) -> None:
+    site.add("hurt", source)
+    with pytest.raises(PluginError, match=f"which is {status}: "):
+        site.load(environ).bind("method", "hurt/mine:alpha=1")
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("json:NoSuchThing", "could not be loaded from json:NoSuchThing: AttributeError: "),
+        ("no_such_package:Mine", "points to no_such_package:Mine, but there is no module no_such"),
+        ("no_such_package.mine:Mine", "could not be loaded from no_such_package.mine:Mine: Module"),
+    ],
+)
+def test_a_target_that_is_not_there_is_named(target: str, said: str, site: Site) -> None:
+    site.add("good", methods("mine").replace("pkg.mine:Mine", target))
+    catalog = site.load()
+    assert ids(catalog) == ["good/mine"]  # nothing is imported before it is used
+    with pytest.raises(PluginError) as caught:
+        catalog.bind("method", "mine")
+    assert str(caught.value).startswith(f"method 'good/mine' {said}")
+
+
+# Blocking
+
+BLOCKING: list[tuple[dict[str, str], list[str], dict[str, str]]] = [
+    ({"RIB_PLUGINS": "one"}, [], {"two": "not in RIB_PLUGINS"}),
+    ({"RIB_PLUGINS": " one , two"}, [], {}),
+    ({"RIB_PLUGINS": ""}, [], {"one": "not in RIB_PLUGINS", "two": "not in RIB_PLUGINS"}),
+    ({"RIB_PLUGINS_BLOCK": "two"}, [], {"two": "blocked by RIB_PLUGINS_BLOCK"}),
+    ({"RIB_PLUGINS_BLOCK": ""}, [], {}),
+    ({}, ["one"], {"one": "blocked by --no-plugin"}),
+    (
+        {"RIB_PLUGINS": "one,two", "RIB_PLUGINS_BLOCK": "one"},
+        ["two"],
+        {"one": "blocked by RIB_PLUGINS_BLOCK", "two": "blocked by --no-plugin"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("environ", "block", "blocked"), BLOCKING)
+def test_a_blocked_plugin_is_listed_and_never_imported(
+    environ: dict[str, str], block: list[str], blocked: dict[str, str], site: Site
+) -> None:
+    modules = {name: site.add(name) for name in ("one", "two")}
+    catalog = site.load(environ, block=block)
+    assert {p.name: p.reason for p in catalog.plugins if p.status == "blocked"} == blocked
+    assert {p.name for p in catalog.plugins if p.status == "ok"} == {"one", "two"} - set(blocked)
+    for name, module in modules.items():
+        assert (module in sys.modules) == (name not in blocked)
+
+
+def test_the_processs_environment_is_read_when_none_is_given(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.add("one")
+    monkeypatch.setenv("RIB_PLUGINS", "")
+    assert fates(load_catalog(entry_points=site.entry_points())) == {"one": "blocked"}
+
+
+# What is heavy
+
+
+def test_a_plugin_that_imports_something_heavy_is_reported(site: Site) -> None:
+    (site.folder / "jax.py").write_text("")
+    site.add("a-light")
+    site.add("b-heavy", "import jax\n" + methods("mine"))
+    site.add("c-heavy-and-broken", "import tensorflow\nimport no_such_package\n")
+    (site.folder / "tensorflow.py").write_text("")
+    importlib.invalidate_caches()
+    catalog = site.load()
+    assert [(p.heavy, p.status) for p in catalog.plugins] == [
+        ((), "ok"),
+        (("jax",), "ok"),
+        (("tensorflow",), "broken"),
+    ]
+
+
+@pytest.mark.slow
+def test_torch_at_the_top_of_a_plugin_is_reported(site: Site) -> None:
+    site.add("heavy", "import torch\n" + methods("mine"))
+    site.add("light")
+    code = (
+        "import json; from rib_harness import load_catalog\n"
+        "print(json.dumps({p.name: p.heavy for p in load_catalog().plugins}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(site.folder)},
+    )
+    assert done.returncode == 0, done.stderr
+    heavy = {name: found for name, found in json.loads(done.stdout).items() if found}
+    assert list(heavy) == ["heavy"]
+    assert "torch" in heavy["heavy"]
+
+
+# Provenance
+
+
+def test_an_editable_install_is_known_as_one(site: Site) -> None:
+    site.add("edited", origin={"url": "file:///src", "dir_info": {"editable": True}}, version="0.3")
+    catalog = site.load()
+    assert (only(catalog).editable, only(catalog).commit) == (True, "")
+    assert catalog.get("method", "mine").provenance() == {
+        "id": "edited/mine",
+        "kind": "method",
+        "target": "pkg.mine:Mine",
+        "plugin": "edited",
+        "distribution": "rib-plugin-edited",
+        "version": "0.3",
+        "editable": True,
+        "commit": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("origin", "editable", "commit"),
+    [
+        (None, False, ""),
+        ({"url": "file:///x.whl", "archive_info": {}}, False, ""),
+        ({"url": "file:///src", "dir_info": {}}, False, ""),
+        ({"url": "git+x", "vcs_info": {"vcs": "git", "commit_id": "5e1f"}}, False, "5e1f"),
+    ],
+)
+def test_where_a_plugin_was_installed_from(
+    origin: Any, editable: bool, commit: str, site: Site
+) -> None:
+    site.add("p", origin=origin)
+    record = site.load().get("method", "mine").provenance()
+    assert (record["editable"], record["commit"]) == (editable, commit)
+
+
+def test_provenance_is_known_of_a_plugin_that_did_not_load(site: Site) -> None:
+    site.add("p", "1 / 0\n", origin={"url": "x", "vcs_info": {"commit_id": "5e1f"}})
+    assert (only(site.load()).status, only(site.load()).commit) == ("broken", "5e1f")
+
+
+def test_a_damaged_origin_file_says_nothing(site: Site) -> None:
+    site.add("p")
+    (info,) = site.folder.glob("*.dist-info")
+    (info / "direct_url.json").write_text("{")
+    assert (only(site.load()).status, only(site.load()).commit) == ("ok", "")
+
+
+@pytest.mark.parametrize("origin", [[], {"dir_info": None}], ids=str)
+def test_nor_does_one_of_another_shape(origin: Any, site: Site) -> None:
+    site.add("p", origin=origin)
+    assert only(site.load()).status == "ok"
+
+
+# Observers
+
+OBSERVER = f"""{HEAD}
+SEEN = []
+
+@hookimpl
+def run_started(event):
+    SEEN.append(event)
+
+@hookimpl
+def step_finished(event):
+    SEEN.append(event)
+
+@hookimpl
+def run_finished():
+    SEEN.append("finished")
+"""
+
+
+def test_observers_are_called_with_the_event(site: Site) -> None:
+    module = site.add("watcher", OBSERVER)
+    catalog = site.load()
+    started = Event("run_started", "store")
+    step = Event("step_finished", "store", step="id", key="key", seconds=1.5, error="no")
+    for event in (started, step, Event("run_finished", "store")):
+        catalog.notify(event, logging.getLogger("test"))
+    seen = sys.modules[module].SEEN
+    assert seen == [started, step, "finished"]
+
+
+def test_what_an_observer_raises_is_logged_and_changes_nothing(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    raises = f"{HEAD}\n@hookimpl\ndef run_started(event):\n    raise OSError('disk full')\n"
+    modules = [site.add("a", OBSERVER)]
+    site.add("b", raises)
+    modules.append(site.add("c", OBSERVER))
+    event = Event("run_started", "store")
+    site.load().notify(event, logging.getLogger("test"))
+    assert [sys.modules[module].SEEN for module in modules] == [[event], [event]]
+    (record,) = caplog.records
+    assert record.getMessage() == "the observer b.run_started failed"
+    assert "OSError: disk full" in caplog.text
+
+
+def test_a_broken_or_blocked_plugin_does_not_observe(site: Site) -> None:
+    broken = OBSERVER + "\n@hookimpl\ndef register_methods():\n    1 / 0\n"
+    module = site.add("broken", broken)
+    site.add("blocked", OBSERVER)
+    catalog = site.load(block=["blocked"])
+    catalog.notify(Event("run_started", "store"), logging.getLogger("test"))
+    assert sys.modules[module].SEEN == []
+
+
+def test_an_empty_catalog_notifies_nobody() -> None:
+    Catalog().notify(Event("run_started", "store"), logging.getLogger("test"))
+
+
+@pytest.mark.slow
+def test_an_observer_that_raises_changes_no_number(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from rib_harness.config import RunConfig
+    from rib_harness.runner import execute, open_session
+
+    raises = "".join(
+        f"\n@hookimpl\ndef {name}(event):\n    raise OSError(event.name)\n"
+        for name in ("run_started", "step_finished", "run_finished")
+    )
+    installed = list(metadata.entry_points(group="rib_harness"))
+    site.add("watcher", HEAD + raises)
+
+    def numbers(store: str, points: list[metadata.EntryPoint]) -> list[dict[str, Any]]:
+        config = RunConfig(dataset=("digits-r",), limit=1, store=tmp_path / store, device="cpu")
+        catalog = load_catalog(entry_points=points, environ={})
+        rows = execute(open_session(config, catalog=catalog)).rows()
+        return [{k: v for k, v in row.items() if k != "run"} for row in rows]
+
+    alone = numbers("alone", installed)
+    assert not caplog.records
+    assert numbers("watched", [*installed, *site.entry_points()]) == alone
+    seen = {record.getMessage() for record in caplog.records}
+    assert seen == {
+        f"the observer watcher.{name} failed"
+        for name in ("run_started", "step_finished", "run_finished")
+    }
+
+
+# Components
+
+
+@pytest.fixture
+def component(site: Site) -> Callable[..., Component]:
+    plugin = Plugin("p", "rib-plugin-p", "1.0", "ok")
+
+    def make(source: str, **spec: Any) -> Component:
+        (site.folder / "fake_target.py").write_text(source)
+        importlib.invalidate_caches()
+        spec = {"name": "mine", "target": "fake_target:Mine", "summary": "", **spec}
+        return Component(MethodSpec(**spec), plugin)
+
+    return make
+
+
+def test_fixed_arguments_are_no_options(component: Callable[..., Component]) -> None:
+    from rib_harness.options import Reference
+
+    source = "class Mine:\n    def __init__(self, part, size: int = 3):\n"
+    source += "        self.got = (part, size)\n"
+    made = component(source, target="fake_target:Mine", name="fixed", arguments={"part": "r"})
+    assert [option.name for option in made.signature.options] == ["size"]
+    bound = made.bind(Reference.parse("fixed:size=4"))
+    assert bound.build().got == ("r", 4)
+    assert bound.key_fields() == {
+        "id": "p/fixed",
+        "version": 1,
+        "arguments": {"part": "r"},
+        "options": {"size": 4},
+    }
+    assert (bound.label, bound.id) == ("fixed:size=4", "p/fixed:size=4")
+    with pytest.raises(ConfigError, match="method 'p/fixed' has no option 'part'"):
+        made.bind(Reference.parse("fixed:part=c"))

@@ -1,0 +1,240 @@
+"""The command line as a user meets it: output, exit codes, stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from rib_harness import cli
+
+SMALL = ["-b", "digits-conv", "-d", "digits-a", "-d", "digits-r", "--limit", "2",
+         "--set", "recipe.epochs=1", "--store", "store"]  # fmt: skip
+
+
+def call(*arguments: str, expect: int = 0) -> None:
+    """In this process; stdout and stderr go to capsys."""
+    assert cli._code(list(arguments)) == expect
+
+
+def child(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    code = "from rib_harness.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two methods."""
+    folder = tmp_path_factory.mktemp("run") / "store"
+    arguments = [*SMALL[:-1], str(folder), "-m", "ft", "-m", "wise-ft:alpha=0.25"]
+    assert cli._code(["run", *arguments]) == 0
+    return folder
+
+
+def test_the_table_fits_80_columns_and_has_no_colour_without_a_terminal(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    call("results", "--store", str(store))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b" not in out
+    assert re.search(r"digits-a +\d+ +\d+\.\d\d +[+-]\d+\.\d\d", out)
+    assert re.search(r"mean / mRI +\d+\.\d\d +[+-]\d+\.\d\d +[+-]\d+\.\d\d", out)
+    assert "2 of 8" in out
+
+
+def test_every_form_of_the_results_has_the_same_numbers(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    call("results", "--store", str(store), "--format", "json")
+    runs = json.loads(capsys.readouterr().out)
+    assert [run["method"] for run in runs] == ["ft", "wise-ft:alpha=0.25"]
+    wanted = {"suite", "backbone", "method", "options", "seed", "preset", "pre", "post", "ri",
+              "mri", "sources", "complete", "provenance", "format"}  # fmt: skip
+    assert wanted <= set(runs[0])
+    call("results", "--store", str(store), "--format", "md")
+    assert f"**{runs[0]['mri']:+.2f}**" in capsys.readouterr().out
+    call("results", "--store", str(store), "--format", "csv", "--method", "ft")
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 1 + 3 + 2 * 3
+
+
+def test_results_of_nothing_and_of_a_missing_cell_exit_with_1(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("results", "--store", "nowhere", expect=1)
+    assert "There is no store nowhere" in capsys.readouterr().err
+    call("results", "--store", str(store), "--method", "lfw", expect=1)
+    assert "No results" in capsys.readouterr().err
+
+
+def test_a_second_run_computes_nothing_and_prints_the_same_table(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    arguments = [*SMALL[:-1], str(store), "-m", "ft", "-m", "wise-ft:alpha=0.25"]
+    call("run", *arguments)
+    once = capsys.readouterr()
+    assert "left: 0 updates, 0 images to score" in once.err
+    call("results", "--store", str(store))
+    assert capsys.readouterr().out == once.out
+
+
+def test_why_explains_a_key_and_what_differs(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    arguments = [*SMALL[:-1], str(store), "-m", "ft"]
+    call("plan", *arguments, "--json")
+    step = next(s for s in json.loads(capsys.readouterr().out)["steps"] if s["kind"] == "finetune")
+    call("why", step["key"][:10], "--store", str(store))
+    out = capsys.readouterr().out
+    assert "recipe.lr" in out
+    assert "It differs in:" in out
+    call("why", step["id"], "--store", str(store), "--json")
+    assert json.loads(capsys.readouterr().out)["key"] == step["key"]
+    call("why", "finetune/digits-conv/ft/digits-b/seed0", "--store", str(store), expect=1)
+    assert "Did you mean 'finetune/digits-conv/ft/digits-" in capsys.readouterr().err
+
+
+def test_plan_and_dry_run_compute_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    call("plan", *SMALL, "-m", "ft", "--json")
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["totals"] == {
+        "steps": 11,
+        "done": 0,
+        "images": sum(step["images"] for step in plan["steps"]),
+        "updates": sum(step["updates"] for step in plan["steps"]),
+    }
+    assert {"kind", "id", "key", "done"} <= set(plan["steps"][0])
+    call("run", *SMALL, "-m", "ft", "--dry-run")
+    assert "11 steps, 0 done" in capsys.readouterr().out
+    assert not Path("store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["rum"], 2, "No verb 'rum'. Did you mean 'run'?"),
+        (["run"], 2, "Name a method, e.g. --method lwf"),
+        (["run", "-m", "lfw"], 1, "No method is called 'lfw'. Did you mean 'lwf'"),
+        (["run", "-m", "lwf:alfa=1"], 1, "has no option 'alfa'. Did you mean 'alpha'?"),
+        (["run", "-m", "lwf:alpha=x"], 1, "option alpha=x: Input should be a valid number"),
+        (["run", "-m", "wise-ft:alpha=2"], 1, "expected alpha in 0 … 1, got 2.0"),
+        (["run", "-m", "ft", "--suite", "digit-rib"], 1, "Did you mean 'digits-rib'?"),
+        (["run", "-m", "ft", "-b", "digits-vti"], 1, "Did you mean 'digits-vit'"),
+        (["run", "-m", "ft", "-d", "digits-q"], 1, "has no member 'digits-q'"),
+        (["run", "-m", "ft", "-d", "digits-a"], 1, "name at least two members"),
+        (["run", "-m", "ft", "--set", "lr=1"], 2, "--set: expected recipe.KEY=VALUE, got 'lr=1'"),
+        (["run", "-m", "ft", "--set", "recipe.lrr=1"], 1, "Did you mean 'recipe.lr'"),
+        (["run", "-m", "ft", "--set", "recipe.optimizer=sdg"], 1, "Did you mean 'sgd'"),
+        (["run", "-m", "ft", "--set", "recipe.schedule=cosin"], 1, "Schedules: cosine, linear"),
+        (["run", "-m", "ft", "--set", "recipe.precision=fp16", "--device", "cpu"], 1, "fp16"),
+        (["run", "-m", "ft", "--device", "gpu"], 1, "expected cpu, cuda or mps, got 'gpu'"),
+        (["run", "-m", "ft", "--config", "none.toml"], 1, "none.toml does not exist"),
+        (["run", "-m", "ft", "--suite", "imagenet-rib"], 1, "use --data-root DIR"),
+        (["run", "-m", "ft", "-b", "timm:resnet18"], 1, "the suite digits-rib needs digits-11"),
+        (["run", "-m", "ft", "--no-plugin", "cl-methods"], 1, "cl-methods (blocked"),
+        (["run", "-m", "cl-methods/ft", "--no-plugin", "cl-methods"], 1, "which is blocked"),
+        (["run", "-m", "ft", "--requires", "rib-plugin-x>=0.3"], 1, "pip install 'rib-plugin-x"),
+        (["list", "planets"], 2, "planets"),
+        (["show", "lwff"], 1, "Did you mean 'lwf'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_message_without_a_traceback(
+    arguments: Sequence[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(*arguments, expect=code)
+    captured = capsys.readouterr()
+    assert text in " ".join(captured.err.split())
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rib_harness.catalog.load_catalog", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli._code(["list-plugins"])
+
+
+def test_a_newer_store_is_refused_with_its_path(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("store").mkdir()
+    Path("store/store.json").write_text('{"format": 2}')
+    call("run", *SMALL, "-m", "ft", expect=1)
+    assert "has format 2" in capsys.readouterr().err
+    assert list(Path("store").iterdir()) == [Path("store/store.json")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(number: int) -> None:
+    arguments = ["run", *SMALL[:-4], "--set", "recipe.epochs=300", "--store", "store", "-m", "ft"]
+    running = child(*arguments, RIB_SAVE_EVERY="0")
+    deadline = time.monotonic() + 120
+    while not list(Path("store").glob("work/*/state-0.safetensors")):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert out == ""
+    assert re.search(r"Stopped\. \d+ of 11 steps are kept in store; the same command", err)
+    assert "Traceback" not in err
+    short = ["run", *SMALL, "-m", "ft"]
+    assert list(Path("store").glob("work/*/state-0.safetensors"))
+    assert cli._code(short) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_store_do_not_disturb_each_other() -> None:
+    both = [child("run", *SMALL, "-m", "ft", "-m", "lwf") for _ in range(2)]
+    outs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    assert outs[0][0] == outs[1][0]
+    assert cli._code(["run", *SMALL[:-1], "alone", "-m", "ft", "-m", "lwf"]) == 0
+    for path in Path("alone/steps").glob("*/scores.parquet"):
+        shared = Path("store") / path.relative_to("alone")
+        assert pq.read_table(shared).equals(pq.read_table(path))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+def test_a_full_disk_is_a_clear_error_and_the_store_stays_whole() -> None:
+    Path("disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", "disk"]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("may not mount a file system here")
+    try:
+        running = child("run", *SMALL[:-1], "disk/store", "-m", "ft", RIB_SAVE_EVERY="1000")
+        _, err = running.communicate(timeout=300)
+        assert running.returncode == 1, err
+        assert "is full" in err
+        assert "Traceback" not in err
+        subprocess.run(["mount", "-o", "remount,size=20m", "disk"], check=True)
+        arguments = [*SMALL[:-1], "disk/store", "-m", "ft"]
+        assert cli._code(["run", *arguments]) == 0
+    finally:
+        subprocess.run(["umount", "disk"], check=False)

@@ -1,0 +1,345 @@
+"""The configuration: what is asked, and what is said of a mistake in it."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from pydantic import BaseModel
+
+from rib_harness import ConfigError, load_catalog
+from rib_harness.config import Recipe, RunConfig, check_requirements, make_config, make_recipe
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Any:
+    def write(text: str) -> Path:
+        file = tmp_path / "run.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def problems(values: dict[str, Any], file: Path | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        make_config(values, file)
+    return caught.value.problems
+
+
+# Mistakes
+
+
+def test_all_mistakes_of_a_run_at_once() -> None:
+    values = {"limit": 0, "preset": "papers", "sed": 3, "save_every": -1, "device": 3}
+    found = problems(values)
+    assert [text.partition(":")[0].split(" ")[0] for text in found] == [
+        "preset",
+        "limit",
+        "device",
+        "save_every",
+        "sed",
+    ]
+    assert "preset: Input should be 'default' or 'paper', got 'papers'." in found
+    assert "limit: Input should be greater than or equal to 1, got 0." in found
+    with pytest.raises(ConfigError) as caught:
+        make_config(values)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "5 problems in the configuration:"
+    assert lines[1:] == [f"  - {text}" for text in found]
+
+
+def test_one_mistake_is_said_in_one_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config({"limit": "many"})
+    assert str(caught.value) == (
+        "limit: Input should be a valid integer, unable to parse string as an integer, got 'many'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("methods", "method"),
+        ("backbones", "backbone"),
+        ("data_rot", "data-root"),
+        ("eval_batchsize", "eval-batch-size"),
+        ("recipy", "recipe"),
+    ],
+)
+def test_an_unknown_setting_offers_the_nearest(name: str, meant: str) -> None:
+    (text,) = problems({name: "x"})
+    assert text.startswith(f"{name} is no setting. Did you mean '{meant}'")
+    assert "Settings: suite, backbone, method, dataset, seed, " in text
+
+
+def test_a_setting_like_no_other_offers_nothing() -> None:
+    (text,) = problems({"zzz": 1})
+    assert text.startswith("zzz is no setting. Settings: suite, ")
+
+
+def test_all_mistakes_of_a_recipe_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_recipe({"lr": 0, "epochs": -1}, {"precision": "int8", "lrate": 0.5})
+    *values, unknown = caught.value.problems
+    assert values == [
+        "recipe.lr: Input should be greater than 0, got 0.",
+        "recipe.epochs: Input should be greater than or equal to 0, got -1.",
+        "recipe.precision: Input should be 'fp32', 'bf16' or 'fp16', got 'int8'.",
+    ]
+    assert unknown.startswith("recipe.lrate is no setting. Did you mean 'recipe.lr'")
+    assert "Settings: recipe.optimizer, recipe.lr, recipe.momentum, " in unknown
+
+
+def test_a_value_of_a_recipe_like_no_other_offers_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"^recipe\.zzz is no setting\. Settings: recipe\."):
+        make_recipe({"zzz": 1})
+
+
+BOUNDS = {
+    "lr": [0, -1, "fast"],
+    "momentum": [-0.1, 1],
+    "weight_decay": [-1e-9],
+    "warmup_steps": [-1, 1.5],
+    "batch_size": [0],
+    "micro_batch": [0],
+    "epochs": [-1, 0.5],
+    "max_steps": [-1],
+    "clip_grad": [0],
+    "augment": ["flips"],
+    "optimizer": [None],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BOUNDS.items() for value in values]
+)
+def test_a_value_that_no_recipe_has(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^recipe\.{name}: .*, got {value!r}\.$"):
+        make_recipe({name: value})
+
+
+def test_a_recipe_and_a_run_cannot_be_changed() -> None:
+    for made in (make_recipe(), make_config({})):
+        with pytest.raises(ValueError, match="frozen"):
+            made.seed = 1
+
+
+def test_a_recipe_that_is_no_table(toml: Any) -> None:
+    (text,) = problems({}, toml("recipe = 3\n"))
+    assert text.startswith("recipe: ")
+
+
+def test_mistakes_of_the_recipe_and_the_rest_at_once() -> None:
+    assert len(problems({"sed": 3, "recipe": {"momentun": 0.5}})) == 2
+
+
+# Recipes
+
+
+def test_later_layers_of_a_recipe_win() -> None:
+    recipe = make_recipe({"lr": 0.1, "epochs": 3}, {"lr": 0.2}, {}, {"epochs": 4})
+    assert (recipe.lr, recipe.epochs, recipe.batch_size) == (0.2, 4, 64)
+
+
+def test_texts_of_the_command_line_become_numbers() -> None:
+    recipe = make_recipe({"lr": "1e-2", "epochs": "3", "max_steps": "7"})
+    assert (recipe.lr, recipe.epochs, recipe.max_steps) == (0.01, 3, 7)
+
+
+def test_the_recipe_of_the_papers_suite_is_that_of_its_code() -> None:
+    """Expected: github.com/FieteLab/ImageNet-RIB, but fp32 where that trains in fp16."""
+    suite = load_catalog(environ={}).get("suite", "imagenet-rib")
+    assert make_recipe(suite.spec.recipe).model_dump() == {
+        "optimizer": "sgd",
+        "lr": 1e-3,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "schedule": "cosine",
+        "warmup_steps": 196,
+        "batch_size": 64,
+        "micro_batch": None,
+        "epochs": 10,
+        "max_steps": None,
+        "clip_grad": None,
+        "precision": "fp32",
+        "augment": "none",
+    }
+
+
+def test_the_recipes_of_the_installed_suites_are_valid() -> None:
+    suites = load_catalog(environ={}).list("suite")
+    assert suites
+    for suite in suites:
+        for preset in ({}, *suite.spec.presets.values()):
+            make_recipe(suite.spec.recipe, preset)
+
+
+# TOML
+
+EVERYTHING = """
+suite = "digits-rib"
+backbone = ["digits-vit", "digits-conv:pretrained=false"]
+method = ["lwf:alpha=0.5", "ft"]
+dataset = ["digits-r", "digits-a"]
+seed = [0, 1]
+preset = "paper"
+limit = 5
+store = "results"
+data-root = "data"
+no-plugin = ["timm"]
+requires = ["rib-harness>=0.1"]
+device = "cpu"
+workers = 2
+eval-batch-size = 16
+save-every = 5.5
+
+[recipe]
+lr = 0.5
+batch-size = 8
+"""
+
+
+def test_every_setting_can_be_written_in_toml(toml: Any, tmp_path: Path) -> None:
+    config = make_config({}, toml(EVERYTHING))
+    assert config.model_fields_set == set(RunConfig.model_fields)
+    assert config.backbone == ("digits-vit", "digits-conv:pretrained=false")
+    assert (config.seed, config.limit, config.save_every) == ((0, 1), 5, 5.5)
+    assert (config.data_root, config.eval_batch_size) == (Path("data"), 16)
+    assert config.recipe == {"lr": 0.5, "batch_size": 8}
+
+
+def test_hyphens_and_underscores_are_the_same(toml: Any) -> None:
+    underscores = EVERYTHING.replace("data-root", "data_root").replace("no-plugin", "no_plugin")
+    underscores = underscores.replace("eval-batch-size", "eval_batch_size")
+    underscores = underscores.replace("save-every", "save_every").replace(
+        "batch-size", "batch_size"
+    )
+    assert make_config({}, toml(underscores)) == make_config({}, toml(EVERYTHING))
+
+
+def test_settings_win_over_toml(toml: Any) -> None:
+    values = {"method": ("ewc",), "seed": (7,), "limit": 2, "recipe": {"lr": "0.25"}}
+    config = make_config(values, toml(EVERYTHING))
+    assert (config.method, config.seed, config.limit) == (("ewc",), (7,), 2)
+    assert config.dataset == ("digits-r", "digits-a")
+    recipe = make_recipe({"lr": 1.0, "batch_size": 4, "epochs": 2}, config.recipe)
+    assert (recipe.lr, recipe.batch_size, recipe.epochs) == (0.25, 8, 2)
+
+
+@pytest.mark.parametrize("key", ["batch-size", "batch_size"])
+@pytest.mark.parametrize("said", ["batch-size", "batch_size"])
+def test_settings_of_the_recipe_win_however_they_are_spelled(
+    key: str, said: str, toml: Any
+) -> None:
+    config = make_config({"recipe": {said: 32}}, toml(f"[recipe]\n{key} = 8\n"))
+    assert config.recipe == {"batch_size": 32}
+
+
+def test_one_value_stands_for_a_list_of_one(toml: Any) -> None:
+    config = make_config({}, toml('method = "lwf"\nseed = 3\nrequires = "rib-harness"\n'))
+    assert (config.method, config.seed, config.requires) == (("lwf",), (3,), ("rib-harness",))
+
+
+def test_each_thing_is_done_once() -> None:
+    config = make_config({"method": ["ft", "lwf", "ft"], "seed": [1, 0, 1]})
+    assert (config.method, config.seed) == (("ft", "lwf"), (1, 0))
+
+
+def test_mistakes_in_toml(toml: Any, tmp_path: Path) -> None:
+    found = problems({"limit": 0}, toml('methd = "lwf"\nworkers = "all"\n'))
+    assert len(found) == 3
+    assert any(text.startswith("methd is no setting. Did you mean 'method'") for text in found)
+    (text,) = problems({}, toml("method = lwf\n"))
+    assert text.startswith(f"{tmp_path / 'run.toml'} is not valid TOML: Invalid value (at line 1")
+    (tmp_path / "run.toml").write_bytes(b'method = "\xff"\n')
+    (text,) = problems({}, tmp_path / "run.toml")
+    assert text.startswith(f"{tmp_path / 'run.toml'} is not valid TOML: ")
+    assert problems({}, Path("none.toml")) == ["The configuration file none.toml does not exist."]
+
+
+def test_a_folder_is_no_configuration_file(tmp_path: Path) -> None:
+    assert len(problems({}, tmp_path)) == 1
+
+
+# What a store keeps
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"method": ["lwf:alpha=0.5", "wise-ft:base=(lwf:alpha=2,over=task)"], "seed": [0, 3]},
+        {"recipe": {"lr": "0.01", "max-steps": 3}, "limit": 4, "no_plugin": ["timm"]},
+        {"data_root": "~data", "store": "a/b", "device": "cpu", "save_every": 0},
+    ],
+)
+def test_what_is_resolved_can_be_read_again(values: dict[str, Any], tmp_path: Path) -> None:
+    resolved = make_config(values).resolved()
+    text = tomli_w.dumps(resolved)
+    assert tomllib.loads(text) == resolved
+    file = tmp_path / "again.toml"
+    file.write_text(text)
+    again = make_config({}, file)
+    assert again.resolved() == resolved
+    assert make_config(values).model_copy(
+        update={name: getattr(again, name) for name in ("store", "data_root")}
+    ) == again  # fmt: skip
+
+
+def test_everything_resolved_can_be_read_again(toml: Any, tmp_path: Path) -> None:
+    resolved = make_config({}, toml(EVERYTHING)).resolved()
+    assert set(resolved) == {name.replace("_", "-") for name in RunConfig.model_fields}
+    assert make_config({}, toml(tomli_w.dumps(resolved))).resolved() == resolved
+    assert (resolved["store"], resolved["data-root"]) == (
+        str(tmp_path / "results"),
+        str(tmp_path / "data"),
+    )
+
+
+def test_what_is_empty_is_left_out() -> None:
+    assert set(make_config({}).resolved()) == {"suite", "seed", "preset", "store", "save-every"}
+
+
+def test_a_recipes_none_can_be_read_again(toml: Any) -> None:
+    config = make_config({"recipe": {"max_steps": None}})
+    again = make_config({}, toml(tomli_w.dumps(config.resolved())))
+    suite = {"max_steps": 100}
+    assert make_recipe(suite, again.recipe) == make_recipe(suite, config.recipe)
+    assert make_recipe(suite, again.recipe).max_steps is None
+
+
+# Documentation and requirements
+
+
+@pytest.mark.parametrize("model", [Recipe, RunConfig])
+def test_every_default_is_valid(model: type[BaseModel]) -> None:
+    model.model_validate(model().model_dump())
+
+
+def test_requirements() -> None:
+    version = metadata.version("rib-harness")
+    check_requirements(())
+    check_requirements(("rib-harness", f"rib-harness=={version}", "rib_harness>=0.0.1,<99"))
+    with pytest.raises(ConfigError) as caught:
+        check_requirements(
+            ("rib-harness>=99", "no-such-plugin>=1", "no requirement!", "rib-harness>=0.0.1")
+        )
+    assert caught.value.problems == [
+        f"requires rib-harness>=99, but {version} is installed.",
+        "requires no-such-plugin>=1, which is not installed: pip install 'no-such-plugin>=1'",
+        "requires: 'no requirement!' is no requirement such as 'rib-plugin-x>=0.3'.",
+    ]
+
+
+def test_requirements_are_checked_before_any_work(tmp_path: Path) -> None:
+    from rib_harness.runner import open_session
+
+    config = make_config({"requires": "rib-harness>=99", "store": tmp_path / "s", "suite": "none"})
+    with pytest.raises(ConfigError, match="requires rib-harness>=99"):
+        open_session(config)
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,159 @@
+"""From picture to batch. Expected values: torchvision's own transforms, and plain torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from rib_harness import DataError, ImageSet, Preprocess
+from rib_harness.engine.data import Augment, Normalizer, Pixels, epoch_order, in_order
+from rib_harness.engine.labels import ClassMap
+from rib_harness.testing import TINY, tiny_images
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (37, 91), (256, 256), (20, 300), (224, 500)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pixels_equal_torchvision_to_the_bit(size: tuple[int, int], interpolation: str) -> None:
+    made = Preprocess(size=32, resize=37, interpolation=interpolation).pixels(picture(*size))
+    mode = transforms.InterpolationMode(interpolation)
+    oracle = transforms.Compose([transforms.Resize(37, mode), transforms.CenterCrop(32)])
+    np.testing.assert_array_equal(made.transpose(1, 2, 0), np.asarray(oracle(picture(*size))))
+
+
+@pytest.mark.parametrize("size", [(20, 300), (300, 21), (31, 31), (33, 32)])
+def test_a_crop_without_resize_equals_torchvision_also_where_it_pads(size: tuple[int, int]) -> None:
+    made = Preprocess(size=32).pixels(picture(*size))
+    oracle = transforms.CenterCrop(32)(picture(*size))
+    np.testing.assert_array_equal(made.transpose(1, 2, 0), np.asarray(oracle))
+
+
+def test_normalised_values_equal_torchvision_to_the_bit() -> None:
+    preprocess = Preprocess(size=32)
+    pixels = preprocess.pixels(picture(40, 40))
+    made = Normalizer(preprocess)(torch.from_numpy(pixels)[None])[0]
+    oracle = transforms.Compose(
+        [
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocess.mean, preprocess.std),
+        ]
+    )
+    assert torch.equal(made, oracle(picture(40, 40)))
+
+
+def test_grey_cmyk_and_transparent_pictures_become_rgb() -> None:
+    for mode in ("L", "CMYK", "RGBA", "P", "1"):
+        assert Preprocess(size=8).pixels(picture(9, 9).convert(mode)).shape == (3, 8, 8)
+
+
+def read_all(pixels: Pixels, order: list[np.ndarray], augment: Augment | None = None) -> np.ndarray:
+    return np.concatenate(list(pixels.batches(order, augment)))
+
+
+def test_packed_streamed_and_any_number_of_workers_give_the_same_pixels() -> None:
+    images = tiny_images(50)
+    order = epoch_order(50, 7, [3])
+    expected = read_all(Pixels(images, TINY, workers=1, pack=False), order)
+    for workers, pack in ((4, False), (1, True), (4, True)):
+        made = read_all(Pixels(images, TINY, workers=workers, pack=pack), order)
+        np.testing.assert_array_equal(made, expected)
+
+
+def test_a_pack_of_another_set_is_never_taken() -> None:
+    one, two = tiny_images(20, seed=1), tiny_images(20, seed=2)
+    order = in_order(20, 20)
+    first = read_all(Pixels(one, TINY, pack=True), order)
+    second = read_all(Pixels(two, TINY, pack=True), order)
+    limited = Pixels(one.limited(1), TINY, pack=True)
+    assert not np.array_equal(first, second)
+    assert len(limited) < 20
+    np.testing.assert_array_equal(
+        read_all(limited, in_order(len(limited), 4)),
+        read_all(Pixels(one.limited(1), TINY, pack=False), in_order(len(limited), 4)),
+    )
+
+
+@pytest.mark.parametrize("kind", ["flip", "crop-flip"])
+def test_augmented_views_depend_on_seed_epoch_and_index_only(kind: str) -> None:
+    images = tiny_images(30)
+    pixels = Pixels(images, TINY, workers=4, pack=False)
+    one = read_all(pixels, in_order(30, 30), Augment(kind, 0, 1))
+    backwards = [np.arange(30)[::-1]]
+    alone = Pixels(images, TINY, workers=1, pack=False)
+    np.testing.assert_array_equal(read_all(alone, backwards, Augment(kind, 0, 1))[::-1], one)
+    assert not np.array_equal(read_all(pixels, in_order(30, 30), Augment(kind, 0, 2)), one)
+    assert not np.array_equal(read_all(pixels, in_order(30, 30), Augment(kind, 1, 1)), one)
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 128, 129])
+def test_an_epoch_has_each_image_once_and_no_batch_of_one(n: int) -> None:
+    order = epoch_order(n, 64, [0, 0])
+    assert sorted(np.concatenate(order)) == list(range(n))
+    assert n == 1 or min(map(len, order)) > 1
+    assert len(epoch_order(n, 64, [0, 0])) == len(order)
+
+
+def test_several_ids_add_their_probabilities_in_a_loss_and_take_the_maximum_in_scoring() -> None:
+    logits = torch.randn(5, 6, dtype=torch.float64)
+    classes = ClassMap([(0, 3), (1,), (2, 4, 5)])
+    p = logits.softmax(1)
+    expected = torch.stack([p[:, 0] + p[:, 3], p[:, 1], p[:, 2] + p[:, 4] + p[:, 5]], 1)
+    torch.testing.assert_close(classes(logits, "logsumexp").softmax(1), expected)
+    maxima = torch.stack([logits[:, [0, 3]].amax(1), logits[:, 1], logits[:, [2, 4, 5]].amax(1)], 1)
+    torch.testing.assert_close(classes(logits, "max"), maxima)
+
+
+def test_a_class_map_keeps_the_gradient_finite() -> None:
+    logits = torch.randn(2, 3, requires_grad=True)
+    ClassMap([(0,), (1, 2)])(logits, "logsumexp").sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_limit_takes_the_first_of_each_class_in_each_group() -> None:
+    images = tiny_images(200, classes=3, groups=("fog/1", "fog/2"))
+    limited = images.limited(4)
+    cells = list(zip(limited.labels.tolist(), limited.group.tolist(), strict=True))
+    assert {cell: cells.count(cell) for cell in cells} == dict.fromkeys(cells, 4)
+    assert len(set(cells)) == 6
+    where = {name: i for i, name in enumerate(images.names)}
+    for i, name in enumerate(limited.names):
+        assert np.array_equal(np.asarray(limited.image(i)), np.asarray(images.image(where[name])))
+
+
+def broken(**changes: object) -> ImageSet:
+    good = tiny_images(4)
+    fields = {name: getattr(good, name) for name in good.__dataclass_fields__}
+    return ImageSet(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"labels": np.array([0, 1, 2, 10])}, r"tiny\[3\]: its label 10 is outside 0 … 9"),
+        ({"labels": np.array([0, -1, 2, 3])}, r"tiny\[1\]: its label -1 is outside"),
+        ({"names": ["a"]}, "needs 4 names"),
+        ({"class_map": ((0,),)}, "class_map needs 10 entries"),
+        ({"class_map": tuple((0,) for _ in range(10))}, "each id once"),
+    ],
+)
+def test_a_wrong_set_names_what_is_wrong(changes: dict[str, object], text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        broken(**changes)
+
+
+def test_an_image_that_does_not_decode_is_named() -> None:
+    def read(index: int) -> Image.Image:
+        raise OSError("image file is truncated")
+
+    images = broken(read=read)
+    with pytest.raises(DataError, match=r"tiny\[0\]: this image cannot be decoded .*truncated"):
+        Pixels(images, TINY, pack=True)

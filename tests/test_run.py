@@ -1,0 +1,410 @@
+"""Plan and run on two members of the embedded suite, a few images a class."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rib_harness
+from rib_harness import Classifier, ConfigError, MethodSpec, PartialFailureError, Task
+from rib_harness.catalog import Catalog, Component, load_catalog
+from rib_harness.config import RunConfig, make_config
+from rib_harness.identify import identity_of
+from rib_harness.matrix import IncompleteError
+from rib_harness.plan import Plan, make_plan
+from rib_harness.results import collect
+from rib_harness.runner import execute, open_session
+from rib_harness.specs import BackboneSpec, DatasetSpec, LabelSpace, SuiteSpec
+from rib_harness.store import Store
+from rib_harness.testing import catalog_with, tiny_images
+
+SMALL: dict[str, Any] = {
+    "backbone": "digits-conv",
+    "dataset": ["digits-a", "digits-r"],
+    "limit": 2,
+    "recipe": {"epochs": 1},
+}
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {**SMALL, "store": Path("store"), "method": "ft", **changes}
+
+
+def planned(**changes: Any) -> Plan:
+    config = make_config(settings(**changes))
+    return make_plan(config, load_catalog(), Store(config.store))
+
+
+def times(store: Path) -> dict[str, int]:
+    return {p.parent.name: p.stat().st_mtime_ns for p in store.glob("steps/*/done.json")}
+
+
+def test_the_same_run_again_does_no_step_and_another_method_only_its_own() -> None:
+    first = rib_harness.run(**settings())
+    before = times(Path("store"))
+    assert len(before) == 2 + 3 + 2 * 3  # checkpoints, A_pre, A_i
+    again = rib_harness.run(**settings())
+    assert times(Path("store")) == before
+    assert again.to_json() == first.to_json()
+    rib_harness.run(**settings(method=["ft", "lwf"]))
+    after = times(Path("store"))
+    assert {key: after[key] for key in before} == before
+    added = [Store("store").done(key) for key in after if key not in before]
+    assert len(added) == 2 + 2 * 3
+    assert all("/lwf/" in done["id"] for done in added if done)
+
+
+def test_numbers_equal_a_loop_in_plain_torch() -> None:
+    """A_pre of the conv net on the set with two ids for one class, image by image."""
+    results = rib_harness.evaluate(**settings(dataset=["digits-object"], limit=None))
+    catalog = load_catalog()
+    model = catalog.bind("backbone", "digits-conv").build().build()
+    images = catalog.bind("dataset", "digits-object").build().open(None)
+    correct = 0
+    for i in range(len(images)):
+        x = torch.from_numpy(np.asarray(images.image(i)).copy()).permute(2, 0, 1) / 255
+        with torch.no_grad():
+            z = model(((x - 0.5) / 0.5)[None])[0].numpy()
+        scores = [max(z[j] for j in ids) for ids in images.class_map]
+        correct += int(np.argmax(scores) == images.labels[i])
+    cell = results.matrix.pre["digits-object"]
+    assert (cell.correct, cell.n) == (correct, 140)
+
+
+def test_results_equal_the_definitions() -> None:
+    results = rib_harness.run(**settings())
+    document = results.to_json()[0]
+    pre, post = document["pre"], document["post"]
+    ri_a = post["digits-a"]["digits-r"]["top1"] - pre["digits-r"]["top1"]
+    ri_r = post["digits-r"]["digits-a"]["top1"] - pre["digits-a"]["top1"]
+    assert document["ri"] == {"digits-a": pytest.approx(ri_a), "digits-r": pytest.approx(ri_r)}
+    assert document["mri"] == pytest.approx((ri_a + ri_r) / 2)
+    assert results.mri == document["mri"]
+    assert document["sources"] == {"used": 2, "of": 8}
+    assert document["complete"] is True
+    cell = post["digits-a"]["digits-test"]
+    assert cell["top1"] == pytest.approx(100 * cell["correct"] / cell["n"])
+    frame = results.to_pandas()
+    assert len(frame) == 3 + 2 * 3
+    row = frame[(frame.source == "digits-a") & (frame.dataset == "digits-r")].iloc[0]
+    assert row.change == pytest.approx(ri_a)
+    packages = next(iter(document["provenance"]["steps"].values()))["packages"]
+    assert packages["torch"] == torch.__version__.split("+")[0]
+    assert {c["distribution"] for c in document["provenance"]["components"]} == {
+        "rib-plugin-digits",
+        "rib-plugin-cl-methods",
+    }
+
+
+#: What changes a number, and so a key. Every field of the recipe is here.
+CHANGES: list[dict[str, Any]] = [
+    {"method": "lwf"},
+    {"method": "l2-sp:alpha=0.2"},
+    {"backbone": "digits-vit"},
+    {"backbone": "digits-conv:pretrained=false"},
+    {"seed": 1},
+    {"limit": 3},
+    {"preset": "paper", "method": "lwf"},
+    *(
+        {"recipe": {"epochs": 1, name: value}}
+        for name, value in {
+            "optimizer": "adamw",
+            "lr": 0.02,
+            "momentum": 0.5,
+            "weight_decay": 0.1,
+            "schedule": "linear",
+            "warmup_steps": 3,
+            "batch_size": 16,
+            "micro_batch": 4,
+            "epochs": 2,
+            "max_steps": 1,
+            "clip_grad": 1.0,
+            "precision": "bf16",
+            "augment": "flip",
+        }.items()
+    ),
+]
+
+#: What changes no number.
+SAME: list[dict[str, Any]] = [
+    {"workers": 1},
+    {"eval_batch_size": 3},
+    {"device": "cpu"},
+    {"save_every": 1.0},
+    {"data_root": Path("elsewhere")},
+    {"store": Path("other")},
+]
+
+
+def checkpoints(plan: Plan) -> set[str]:
+    return {step.key for step in plan.steps if step.kind == "finetune"}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_whatever_changes_a_number_changes_the_key(change: dict[str, Any]) -> None:
+    assert not checkpoints(planned()) & checkpoints(planned(**change))
+
+
+@pytest.mark.parametrize("change", SAME, ids=str)
+def test_what_changes_no_number_leaves_the_key(change: dict[str, Any]) -> None:
+    one, two = planned(), planned(**change)
+    assert [step.key for step in one.steps] == [step.key for step in two.steps]
+
+
+def test_every_field_of_the_recipe_is_tested() -> None:
+    from rib_harness.config import Recipe
+
+    seen = {name for change in CHANGES for name in change.get("recipe", {})}
+    assert seen == set(Recipe.model_fields)
+
+
+def test_every_field_of_a_run_is_tested_or_makes_other_steps() -> None:
+    """A new setting must be put into one of the two lists above."""
+    listed = {name for change in [*CHANGES, *SAME] for name in change}
+    others = {"suite", "dataset", "no_plugin", "requires"}
+    assert listed | others == set(RunConfig.model_fields)
+
+
+def test_versions_weights_pixels_and_class_maps_are_in_the_key() -> None:
+    """Each is changed alone, through components that differ in nothing else."""
+    space = LabelSpace("tiny", 10)
+
+    @dataclass
+    class Tiny:
+        weights: str = "one"
+
+        def identity(self) -> Any:
+            from rib_harness.protocols import Identity
+            from rib_harness.testing import TINY
+
+            return Identity(f"sha256:{WEIGHTS}", replace(TINY, size=SIZE), 10)
+
+    class Images:
+        def __init__(self, part: int):
+            self.part = part
+
+        def open(self, root: Path | None) -> Any:
+            return tiny_images(**{"seed": self.part, **(DATA if self.part == 1 else {})})
+
+    def keys(backbone_version: int = 1, data_version: int = 1, method_version: int = 1) -> set[str]:
+        catalog = catalog_with(
+            (BackboneSpec(name="tiny", target="", summary="", label_space=space, light=True,
+                          version=backbone_version), Tiny),
+            *((DatasetSpec(name=f"tiny-{i}", target="", summary="", label_space=space,
+                           arguments={"part": i}, version=data_version), Images) for i in (1, 2)),
+            (MethodSpec(name="m", target="", summary="", version=method_version), Plain),
+            (SuiteSpec(name="tiny-rib", summary="", label_space=space,
+                       members=("tiny-1", "tiny-2"), backbone="tiny"), None),
+        )  # fmt: skip
+        config = RunConfig(suite="tiny-rib", method=("m",))
+        return checkpoints(make_plan(config, catalog, Store("store")))
+
+    WEIGHTS, SIZE = "a", 8  # noqa: N806
+    DATA: dict[str, Any] = {}  # noqa: N806
+    base = keys()
+    assert keys() == base
+    assert not keys(backbone_version=2) & base
+    assert not keys(data_version=2) & base
+    assert not keys(method_version=2) & base
+    WEIGHTS = "b"  # noqa: N806
+    assert not keys() & base
+    WEIGHTS, SIZE = "a", 9  # noqa: N806
+    assert not keys() & base
+    SIZE = 8  # noqa: N806
+    for changed in ({"seed": 7}, {"class_map": [(9 - k,) for k in range(10)]}, {"n": 30},
+                    {"groups": ("fog/1",)}):  # fmt: skip
+        DATA = changed  # noqa: N806
+        assert len(keys() & base) == 1, changed  # of the other member only
+    DATA = {}  # noqa: N806
+    assert keys() == base
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A method like ft."""
+
+    def finetune(self, task: Task) -> Classifier:
+        return task.fit(task.pretrained.copy())
+
+
+def test_what_several_methods_need_is_made_once() -> None:
+    plan = planned(method=["ft", "lp-ft", "wise-ft", "soup", "wise-ft:alpha=0.2"])
+    made = [step.id for step in plan.steps if step.kind == "finetune" and "digits-a" in step.id]
+    methods = [one.split("/")[2] for one in made]
+    assert sorted(methods) == [
+        "ewc", "ft", "lp", "lp-ft", "lwf", "soup", "wise-ft", "wise-ft:alpha=0.2"
+    ]  # fmt: skip
+    order = {one: i for i, one in enumerate(methods)}
+    assert order["ft"] < order["wise-ft"]
+    assert order["lp"] < order["lp-ft"]
+    results = rib_harness.run(**settings(method=["lp-ft", "wise-ft", "soup"]))
+    assert [run.complete for run in results] == [True] * 3
+
+
+def test_a_cycle_and_a_member_that_cannot_be_averaged_are_refused_when_planning() -> None:
+    @dataclass
+    class Snake:
+        base: str = "snake"
+
+    @dataclass
+    class Odd:
+        pass
+
+    catalog = catalog_with(
+        (MethodSpec(name="snake", target="", summary="", needs=("{base}",)), Snake),
+        (MethodSpec(name="odd", target="", summary="", mergeable=False), Odd),
+    )
+    store = Store("store")
+    with pytest.raises(ConfigError, match=r"A cycle of methods: testing/snake → testing/snake"):
+        make_plan(make_config(settings(method="snake")), catalog, store)
+    with pytest.raises(ConfigError, match="averages weights, and odd is not mergeable"):
+        make_plan(make_config(settings(method="wise-ft:base=odd")), catalog, store)
+
+
+def test_one_step_that_fails_takes_only_those_that_need_it() -> None:
+    class Fails:
+        def finetune(self, task: Task) -> Classifier:
+            if "digits-a" in task.label:
+                raise RuntimeError("a bug in a plugin")
+            return task.fit(task.pretrained.copy())
+
+    catalog = catalog_with((MethodSpec(name="fails", target="", summary=""), Fails))
+    session = open_session(make_config(settings(method=["fails", "ft"])), catalog=catalog)
+    with pytest.raises(PartialFailureError) as caught:
+        execute(session)
+    failures = caught.value.failures
+    assert [one.split("/")[3] for one in failures] == ["digits-a"] * 4
+    assert "RuntimeError('a bug in a plugin')" in next(iter(failures.values()))
+    log = next(Path("store/work").glob("*/error.log")).read_text()
+    assert "Traceback" in log
+    fails, ft = caught.value.results
+    assert ft.complete
+    assert not fails.complete
+    assert fails.to_json()["mri"] is None
+    assert fails.to_json()["ri"]["digits-r"] is not None
+    with pytest.raises(IncompleteError):
+        _ = fails.mri
+
+
+def test_a_method_that_diverges_is_never_scored() -> None:
+    config = make_config(settings(recipe={"epochs": 3, "lr": 1e30}))
+    with pytest.raises(PartialFailureError, match=r"finite|the loss is"):
+        execute(open_session(config))
+    matrix = collect(Store("store"))[0].matrix
+    assert matrix.post == {"digits-a": {}, "digits-r": {}}
+
+
+def test_a_method_that_changes_the_pretrained_model_is_refused() -> None:
+    class Vandal:
+        def finetune(self, task: Task) -> Classifier:
+            with torch.no_grad():
+                next(task.pretrained.parameters()).add_(1)
+            return task.fit(task.pretrained.copy())
+
+    catalog = catalog_with((MethodSpec(name="vandal", target="", summary=""), Vandal))
+    session = open_session(make_config(settings(method=["vandal", "ft"])), catalog=catalog)
+    with pytest.raises(PartialFailureError, match="changed the pretrained classifier") as caught:
+        execute(session)
+    alone = rib_harness.run(**settings(store=Path("other")))
+    assert caught.value.results[1].to_json()["post"] == alone.to_json()[0]["post"]
+
+
+def test_a_set_that_may_not_be_tuned_on_is_no_source_and_the_table_says_so() -> None:
+    base = load_catalog()
+    dataset, suite = base.get("dataset", "digits-r"), base.get("suite", "digits-rib")
+    members = ("digits-a", "digits-x", "digits-v2")
+    changed = [
+        Component(replace(dataset.spec, name="digits-x", may_train=False), dataset.plugin),
+        Component(replace(suite.spec, name="x-rib", members=members), suite.plugin),
+    ]
+    kinds = ("backbone", "dataset", "method", "metric")
+    catalog = Catalog(base.plugins, [*(c for k in kinds for c in base.list(k)), *changed])
+    config = make_config({**settings(suite="x-rib"), "dataset": []})
+    session = open_session(config, catalog=catalog)
+    assert any("digits-x is not a source: its licence" in note for note in session.plan.notes)
+    document = execute(session).to_json()[0]
+    assert list(document["post"]) == ["digits-a", "digits-v2"]
+    assert document["sources"] == {"used": 2, "of": 3}
+    assert set(document["post"]["digits-a"]) == {"digits-a", "digits-x", "digits-v2", "digits-test"}
+
+
+def test_a_deleted_cell_makes_the_matrix_incomplete_and_is_computed_again() -> None:
+    first = rib_harness.run(**settings())
+    record = Store("store").runs()[0]
+    key = record["cells"]["post"]["digits-a"]["digits-r"]
+    (Path("store/steps") / key / "done.json").unlink()
+    results = collect(Store("store"))
+    assert results[0].matrix.missing == ["digits-a → digits-r"]
+    with pytest.raises(IncompleteError, match="digits-a → digits-r has no number yet"):
+        _ = results.mri
+    assert rib_harness.run(**settings()).mri == first.mri
+
+
+def test_the_saved_configuration_runs_again_from_anywhere_and_does_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = rib_harness.run(**settings(method=["ft", "lwf:alpha=0.5"], seed=[0, 1]))
+    before = times(Path("store"))
+    files = list(Path("store/configs").absolute().glob("*.toml"))
+    assert len(files) == len(first) == 4
+    monkeypatch.chdir("/")
+    again = rib_harness.run(files[0])
+    assert again.to_json() == first.to_json()
+    assert times(files[0].parents[1]) == before
+
+
+def test_a_broken_image_is_told_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rib_plugin_digits.data import _Reader
+
+    def read(self: Any, index: int) -> Image.Image:
+        if self.crop:  # digits-object
+            raise OSError("truncated")
+        return Image.fromarray(self.pictures[index])
+
+    monkeypatch.setattr(_Reader, "__call__", read)
+    monkeypatch.setenv("RIB_CACHE", str(Path("fresh-cache").absolute()))
+    with pytest.raises(rib_harness.DataError, match=r"digits-object\[0\]: this image cannot be"):
+        rib_harness.run(**settings(dataset=["digits-a", "digits-object"]))
+    assert times(Path("store")) == {}
+
+
+def test_the_identity_of_a_heavy_backbone_is_asked_once_and_again_when_its_file_changes() -> None:
+    asked = []
+
+    class Heavy:
+        def identity(self) -> Any:
+            from rib_harness.protocols import Identity
+            from rib_harness.testing import TINY
+
+            asked.append(1)
+            return Identity("x", TINY, 10, (str(Path("weights").absolute()),))
+
+    spec = BackboneSpec(name="heavy", target="", summary="", label_space=LabelSpace("t", 10))
+    Path("weights").write_text("one")
+    bound = catalog_with((spec, Heavy)).bind("backbone", "heavy")
+    assert identity_of(bound).weights == identity_of(bound).weights == "x"
+    assert len(asked) == 1
+    Path("weights").write_text("another")
+    identity_of(bound)
+    assert len(asked) == 2
+
+
+def test_a_run_without_arguments_that_exist_is_told() -> None:
+    with pytest.raises(TypeError, match=r"no argument 'methods'. Did you mean 'method'"):
+        rib_harness.run(methods="lwf")
+
+
+def test_results_of_several_runs_ask_for_one() -> None:
+    results = rib_harness.run(**settings(method=["ft", "lp"]))
+    with pytest.raises(rib_harness.RibError, match=r"mri is of one run; these are 2 .*ft, .*lp"):
+        _ = results.mri
+    assert json.loads(results.dumps("json")) == results.to_json()
+    assert results.dumps("csv").count("\n") == 1 + 2 * (3 + 6)
+    assert results.dumps("md").count("**mRI** (2 of 8 sources)") == 2
