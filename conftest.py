@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-#: Pretrained digits and their pictures take seconds to make: one cache serves a whole session.
+# Before torch is imported, here and in child processes: the tests' nets are tiny, and threads
+# that wait for each other cost them a factor of seven. CPU only: it is what is exact to the bit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 

@@ -79,6 +79,8 @@ class Matrix:
         Source: arXiv:2410.21582.
         """
         others = [j for j in self.members if j != source]
+        if not others:
+            raise IncompleteError("RI compares one dataset with the others: there is only one.")
         return sum(self.change(source, j) for j in others) / len(others)
 
     @property

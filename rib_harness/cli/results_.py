@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -14,10 +15,10 @@ from rib_harness.cli.options import no_plugin, option, store
 @option("--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
         help="json: a list of runs; csv: a row a cell; md: a table a run.")  # fmt: skip
 @click.option(
-    "--method", "-m", multiple=True, metavar="LABEL", help="Only these methods. Repeatable."
+    "--method", "-m", multiple=True, metavar="REF", help="Only these methods. Repeatable."
 )
-@click.option("--backbone", "-b", multiple=True, metavar="LABEL", help="Only these backbones.")
-@click.option("--suite", metavar="NAME", help="Only this suite.")
+@option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
+@option("--suite", metavar="NAME", help="Only this suite.")
 @no_plugin
 def command(
     store: Path | None,
@@ -37,17 +38,28 @@ def command(
     path = store or Path("rib-store")
     if not path.exists():
         raise RibError(f"There is no store {path}: name one with --store, or run something first.")
+    catalog = load_catalog(block=no_plugin)
+
+    def labels(kind: str, texts: tuple[str, ...]) -> set[str]:
+        """As references where they are some, so that `lwf:alpha=1.0` finds `lwf`."""
+        found = set(texts)
+        for text in texts:
+            with suppress(RibError):
+                found.add(catalog.bind(kind, text).label)
+        return found
+
+    methods, backbones = labels("method", method), labels("backbone", backbone)
     results = Results(
         [
             run
             for run in collect(Store(path))
-            if (not method or run.method in method)
-            and (not backbone or run.record["backbone"] in backbone)
+            if (not method or run.method in methods)
+            and (not backbone or run.record["backbone"] in backbones)
             and (suite is None or run.record["suite"] == suite)
         ]
     )
     if form == "table":
-        print_results(results, load_catalog(block=no_plugin))
+        print_results(results, catalog)
     else:
         click.echo(results.dumps(form), nl=False)
     if not len(results):

@@ -225,15 +225,15 @@ def epoch_order(n: int, batch_size: int, seed: Sequence[int]) -> list[NDArray[np
     A last batch of a single image joins the one before it: batch-norm cannot train on one.
     """
     order = np.random.default_rng(seed).permutation(n)
-    starts = list(range(0, n, batch_size))
-    if len(starts) > 1 and n - starts[-1] == 1:
-        starts.pop()
-    return [order[a:b] for a, b in zip(starts, [*starts[1:], n], strict=True)]
+    return [order[chunk] for chunk in in_order(n, batch_size)]
 
 
 def in_order(n: int, batch_size: int) -> list[NDArray[np.int64]]:
-    """Batches of consecutive indices."""
-    return [np.arange(a, min(a + batch_size, n)) for a in range(0, n, batch_size)]
+    """Batches of consecutive indices; a last one of a single image joins the one before it."""
+    starts = list(range(0, n, batch_size))
+    if len(starts) > 1 and n - starts[-1] == 1 and batch_size > 1:
+        starts.pop()
+    return [np.arange(a, b) for a, b in zip(starts, [*starts[1:], n], strict=True)]
 
 
 def to_device(pixels: NDArray[np.uint8], device: Any) -> Tensor:

@@ -191,8 +191,19 @@ class Task:
         Averaged weights do not fit averaged statistics (arXiv:1803.05407). Without batch-norm
         nothing happens.
         """
-        model.to(self.device)
-        torch.optim.swa_utils.update_bn((b.images for b in self.batches()), model)
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if not norms:
+            return model
+        model.to(self.device).eval()  # dropout does not act: nothing here is random
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train().momentum = None  # the mean over all batches
+        with torch.no_grad():
+            for batch in self.batches():
+                model(batch.images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
         return model.eval()
 
     def _all_rows(self, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -8,11 +8,11 @@ from rib_harness import Classifier
 
 
 def weighted_mean(models: Sequence[Classifier], weights: Sequence[float]) -> Classifier:
-    """Σ w θ over all parameters and floating-point buffers; the rest is the first one's.
+    """Σ w θ over all parameters and floating-point buffers; the rest is the heaviest one's.
 
     A weight of exactly 1 on one of them gives that one to the bit.
     """
-    result = models[0].copy()
+    result = models[max(range(len(weights)), key=weights.__getitem__)].copy()
     states = [model.state_dict() for model in models]
     with torch.no_grad():
         for name, target in result.state_dict().items():

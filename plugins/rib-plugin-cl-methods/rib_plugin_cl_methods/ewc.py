@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rib_harness import Batch, Classifier, Task
+from rib_harness import Batch, Classifier, ConfigError, Task
 from rib_plugin_cl_methods.anchor import snapshot, squared_distance
 
 
@@ -35,6 +35,12 @@ class ElasticWeightConsolidation:
     lambda_: float = 0.1
     fisher: Literal["diagonal", "identity"] = "diagonal"
     images: int | None = 2000
+
+    def __post_init__(self) -> None:
+        if self.lambda_ < 0:
+            raise ConfigError([f"ewc: expected lambda ≥ 0, got {self.lambda_}."])
+        if self.images is not None and self.images < 1:
+            raise ConfigError([f"ewc: expected images ≥ 1 or none, got {self.images}."])
 
     def finetune(self, task: Task) -> Classifier:
         """Fine-tune all parameters, anchored by importance."""

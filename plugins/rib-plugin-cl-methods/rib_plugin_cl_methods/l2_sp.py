@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rib_harness import Batch, Classifier, Task
+from rib_harness import Batch, Classifier, ConfigError, Task
 from rib_plugin_cl_methods.anchor import snapshot, squared_distance
 
 
@@ -24,6 +24,10 @@ class L2SP:
     """
 
     alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise ConfigError([f"l2-sp: expected alpha ≥ 0, got {self.alpha}."])
 
     def finetune(self, task: Task) -> Classifier:
         """Fine-tune all parameters, anchored."""

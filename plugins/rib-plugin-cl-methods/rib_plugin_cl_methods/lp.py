@@ -26,7 +26,7 @@ class LinearProbing:
         """Fine-tune the head."""
         model = task.pretrained.copy()
         model.encoder.requires_grad_(False)
-        lr = self.lr or task.recipe.lr
+        lr = task.recipe.lr if self.lr is None else self.lr
         if self.features == "once" and task.repeats_images:
             return task.fit_head(model, lr=lr)
         return task.fit(model, lr=lr)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from rib_harness import Batch, Classifier, Task
+from rib_harness import Batch, Classifier, ConfigError, Task
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class LearningWithoutForgetting:
     alpha: float = 1.0
     temperature: float = 2.0
     over: Literal["all", "task"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0 or self.temperature <= 0:
+            raise ConfigError(
+                [
+                    f"lwf: expected alpha ≥ 0 and temperature > 0, got {self.alpha} and "
+                    f"{self.temperature}."
+                ]
+            )
 
     def finetune(self, task: Task) -> Classifier:
         """Fine-tune all parameters, distilling the pretrained model."""

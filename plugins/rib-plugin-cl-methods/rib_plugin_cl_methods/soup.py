@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rib_harness import Classifier, Task, members_of
+from rib_harness import Classifier, ConfigError, Task, members_of
 from rib_plugin_cl_methods.averaging import weighted_mean
 
 
@@ -24,6 +24,10 @@ class UniformSoup:
 
     members: str = "pretrained+ft+ewc+lwf"
     batch_norm: Literal["recompute", "average"] = "recompute"
+
+    def __post_init__(self) -> None:
+        if not self.members or not all(members_of(self.members)):
+            raise ConfigError([f"soup: expected members such as ft+lwf, got {self.members!r}."])
 
     def finetune(self, task: Task) -> Classifier:
         """Average."""

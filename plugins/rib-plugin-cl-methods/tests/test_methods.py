@@ -249,11 +249,6 @@ def test_wise_ft_at_1_is_the_fine_tuned_classifier(batchnorm: bool) -> None:
     assert changed == counters  # these are for the next test
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="weighted_mean takes num_batches_tracked from the first model, whatever its weight",
-)
 def test_wise_ft_at_1_is_the_fine_tuned_classifier_with_its_counters() -> None:
     """Source: the base's fingerprint."""
     result = WiseFT(alpha=1).finetune(task_for("wise-ft"))
@@ -711,11 +706,6 @@ def net(*layers: nn.Module, features: int) -> Classifier:
     return model
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="recompute_batchnorm runs dropout in train mode on the global random state",
-)
 def test_statistics_behind_dropout_are_the_same_twice() -> None:
     """Source: a second run on the same task, with the global random state elsewhere."""
     pretrained = net(
@@ -727,11 +717,6 @@ def test_statistics_behind_dropout_are_the_same_twice() -> None:
     assert_same(WiseFT().finetune(task), WiseFT().finetune(task))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="recompute_batchnorm feeds a last batch of one image, which fit joins to the one before",
-)
 def test_statistics_can_be_recomputed_where_one_image_is_left_over() -> None:
     """Source: `ft`, which trains on the same 25 images in batches of 8."""
     pretrained = net(

@@ -32,8 +32,7 @@ def mean_ood_accuracy(matrix: Matrix) -> float:
     """
     rows = []
     for source in matrix.sources:
-        others = [j for j in matrix.members if j != source]
-        rows.append(sum(_after(matrix, source, j) for j in others) / len(others))
+        rows.append(_mean([_after(matrix, source, j) for j in matrix.members if j != source]))
     return _mean(rows)
 
 
