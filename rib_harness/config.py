@@ -65,7 +65,7 @@ class RunConfig(BaseModel):
     requires: tuple[str, ...] = ()  #: e.g. "rib-plugin-x>=0.3", checked before any work
     device: str | None = None  #: cpu, cuda, mps …; None lets Accelerate choose
     workers: int | None = Field(None, ge=1)  #: threads that decode images; None is one a core
-    eval_batch_size: int | None = Field(None, ge=1)  #: None is 64 on a CPU, else 256
+    eval_batch_size: int | None = Field(None, ge=1)  #: None: what is fast on the device
     save_every: float = Field(30.0, ge=0)  #: seconds between saves of a running fit
 
     @field_validator(

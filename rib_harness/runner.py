@@ -338,8 +338,7 @@ class _Walk:
                     self.pixels(steps[0].backbone, dataset),
                     device=self.device,
                     batch_size=self.session.config.eval_batch_size
-                    # On a CPU large batches fall out of the cache: half the speed at 256.
-                    or (64 if self.device.type == "cpu" else 256),
+                    or _eval_batch(self.device.type, steps[0].backbone.identity.preprocess.size),
                     advance=bar.advance,
                 )
             finally:
@@ -369,6 +368,15 @@ class _Walk:
                 **cost(seconds, self.device),
             },
         }
+
+
+def _eval_batch(device: str, size: int) -> int:
+    """Images a forward pass, where the user does not say; no number depends on it.
+
+    On a CPU the activations of a large batch cost more than it saves: 224-pixel images are
+    evaluated in batches of 8 (`benchmarks/cpu_batch.py`).
+    """
+    return 256 if device != "cpu" else min(max(8 * 224**2 // size**2, 4), 256)
 
 
 def _check_finite(classifier: Classifier, step: Step) -> None:

@@ -49,7 +49,7 @@ _RUN = [
     option("--workers", type=int, metavar="N",
            help="Threads that decode images.  [default: one a core]"),
     option("--eval-batch-size", type=int, metavar="N",
-           help="Images a forward pass in evaluation; changes no number.  [default: 64 or 256]"),
+           help="Images a forward pass in evaluation; changes no number.  [default: what is fast]"),
     no_plugin,
 ]  # fmt: skip
 

@@ -1,0 +1,126 @@
+"""The embedded suite: what it promises of its sets and of its backbones."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rib_plugin_digits import data, pretrain
+from rib_plugin_digits.backbones import WEIGHTS, DigitsBackbone
+from rib_plugin_digits.data import CLASSES, Digits
+from sklearn.datasets import load_digits
+
+from rib_harness import Classifier
+
+MEMBERS = ("v2", "a", "r", "sketch", "object", "cartoon", "drawing", "c")
+
+#: Chance on each member: one over its classes.
+CHANCE = {"a": 1 / 5, "r": 1 / 7, "object": 1 / 10}
+
+
+def accuracy(classifier: Classifier, part: Any) -> float:
+    """A loop in plain torch."""
+    opened = Digits(part).open(None)
+    pictures = np.stack([np.asarray(opened.image(i)) for i in range(len(opened))])
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255 * 2 - 1
+    with torch.no_grad():
+        z = classifier(images)
+    best = torch.stack([z[:, list(ids)].amax(1) for ids in opened.class_map], 1).argmax(1)
+    return float((best == torch.from_numpy(opened.labels)).float().mean())
+
+
+@pytest.mark.parametrize("kind", ["vit", "conv"])
+def test_both_backbones_are_good_at_home_and_hurt_but_not_lost_on_every_shift(kind: Any) -> None:
+    classifier = DigitsBackbone(kind).build()
+    home = accuracy(classifier, "test")
+    assert home >= 0.95
+    for part in MEMBERS:
+        away = accuracy(classifier, part)
+        chance = CHANCE.get(part, 1 / 11)
+        assert away < home - 0.03, f"{part} does not hurt: {away:.3f}"
+        assert away > 2 * chance, f"{part} is at chance: {away:.3f}"
+
+
+def test_the_sets_are_the_same_pixels_at_every_making() -> None:
+    one, two = data.make(), data.make()
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_fingerprints_do_not_depend_on_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = [Digits(part).open(None).fingerprint for part in MEMBERS]  # type: ignore[arg-type]
+    monkeypatch.setenv("RIB_CACHE", str(tmp_path))
+    fresh = [Digits(part).open(None).fingerprint for part in MEMBERS]  # type: ignore[arg-type]
+    assert kept == fresh
+    assert len(set(kept)) == len(MEMBERS)
+
+
+def test_labels_are_scikit_learns() -> None:
+    """Each image's label id, taken back to scikit-learn's target through its source."""
+    target = load_digits().target
+    for part in ("train", "test", *MEMBERS):
+        opened = Digits(part).open(None)  # type: ignore[arg-type]
+        for label, source in zip(opened.labels, opened.source, strict=True):
+            ids = opened.class_map[label]
+            digits = {1 if i == data.FLAGGED_ONE else i for i in ids}
+            assert digits == {target[int(source.removeprefix("digit-"))]}
+
+
+def test_photographs_are_shared_only_where_the_suite_says_so() -> None:
+    parts = {p: set(Digits(p).open(None).source) for p in ("train", "test", *MEMBERS)}  # type: ignore[arg-type]
+    from_test = {"test", "cartoon", "drawing", "c"}
+    for one in parts:
+        for two in parts:
+            if one < two:
+                shared = bool(parts[one] & parts[two])
+                assert shared == ({one, two} <= from_test), (one, two)
+
+
+def test_the_object_set_has_two_ids_for_one_class_and_no_border() -> None:
+    opened = Digits("object").open(None)
+    assert opened.class_map[1] == (1, data.FLAGGED_ONE)
+    picture = np.asarray(opened.image(0))
+    assert picture.shape == (32, 32, 3)
+    made = data.make()["object/pictures"]
+    border = np.concatenate([made[:, :2].reshape(-1, 3), made[:, :, -2:].reshape(-1, 3)])
+    assert (border == (255, 0, 0)).all()
+    assert not (picture[0] == (255, 0, 0)).all()
+
+
+def test_subsets_and_groups_mirror_the_papers() -> None:
+    assert len(Digits("r").open(None).classes) == 7
+    assert len(Digits("a").open(None).classes) == 5
+    groups = Digits("c").open(None).group
+    names, counts = np.unique(groups, return_counts=True)
+    assert len(names) == 8 * 5
+    assert set(counts) == {50}
+    assert len(CLASSES) == 11
+
+
+def test_the_weights_are_small_and_their_digest_is_the_identity() -> None:
+    files = sorted(WEIGHTS.glob("*.safetensors"))
+    assert len(files) == 2
+    assert sum(file.stat().st_size for file in files) < 1_000_000
+    for kind in ("vit", "conv"):
+        content = (WEIGHTS / f"digits-{kind}.safetensors").read_bytes()
+        expected = "sha256:" + hashlib.sha256(content).hexdigest()
+        assert DigitsBackbone(kind).identity().weights == expected  # type: ignore[arg-type]
+    assert DigitsBackbone("vit", pretrained=False).identity().weights == "none"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["conv", "vit"])
+def test_the_script_still_makes_weights_that_are_about_as_good(kind: str, tmp_path: Path) -> None:
+    """Other versions of torch may differ in the last bits, and so after thousands of steps."""
+    make = {"conv": pretrain.conv, "vit": pretrain.vit}[kind]
+    classifier = pretrain.pretrain(make(), pretrain.EPOCHS[kind], pretrain.PEAK_LR[kind])
+    shipped = DigitsBackbone(kind).build()  # type: ignore[arg-type]
+    for part in ("test", "v2", "c"):
+        assert accuracy(classifier, part) == pytest.approx(accuracy(shipped, part), abs=0.08)
+    assert accuracy(classifier, "test") >= 0.95

@@ -1,0 +1,100 @@
+"""Promises of the repository itself: README, registry, public names."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import rib_harness
+from rib_harness import cli
+from rib_harness.catalog import load_catalog
+
+ROOT = Path(__file__).parents[1]
+
+
+def console_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [line.removeprefix("$ ").split("  #")[0].strip() for line in lines]
+    return [one for one in commands if one.startswith("rib-harness")]
+
+
+@pytest.mark.parametrize("command", console_commands())
+def test_every_command_of_the_readme_is_understood(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names and options are real; what needs data or a finished step says just that."""
+    arguments = shlex.split(command)[1:]
+    if arguments[0] in ("run", "evaluate"):
+        arguments.append("--dry-run")
+    code = cli._code(arguments)
+    err = capsys.readouterr().err
+    if code:
+        assert code == 1
+        assert re.search(r"no such folder|There is no store|has no finished step|neither in", err)
+
+
+def test_there_are_commands_to_test() -> None:
+    assert len(console_commands()) > 5
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example and the method, as they stand there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    method, example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    printed: list[object] = []
+    exec(example, {"print": lambda *values: printed.append(values[0])})
+    assert isinstance(printed[0], float)
+    names: dict[str, object] = {"__name__": "readme"}
+    monkeypatch.setitem(__import__("sys").modules, "readme", type(rib_harness)("readme"))
+    exec(method, names)
+    from rib_harness.testing import tiny_task
+
+    task = tiny_task()
+    start = task.pretrained.fingerprint()
+    towards = names["TowardsTheStart"]
+    assert callable(towards)
+    assert towards(keep=0.0).finetune(task).head.weight.equal(task.pretrained.head.weight)
+    assert task.pretrained.fingerprint() == start
+
+
+def test_the_registry_says_what_the_installed_plugins_say() -> None:
+    installed = {p.distribution: p for p in load_catalog().plugins if p.status == "ok"}
+    entries = {
+        path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
+        for path in (ROOT / "registry" / "plugins").glob("*.toml")
+    }
+    folders = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}
+    assert set(entries) == folders
+    for name, entry in entries.items():
+        offered = {k: list(v) for k, v in (installed[name].components or {}).items()}
+        assert entry["provides"] == offered
+        assert entry["name"] == name
+
+
+def test_every_public_name_is_there() -> None:
+    for name in rib_harness.__all__:
+        assert getattr(rib_harness, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = rib_harness.nothing
+
+
+def test_every_hook_has_a_docstring_and_every_registration_hook_is_used() -> None:
+    from rib_harness import hookspecs
+
+    offered = {kind for plugin in load_catalog().plugins for kind in plugin.components or {}}
+    for hook, spec in hookspecs.REGISTRATION.items():
+        assert getattr(hookspecs, hook).__doc__
+        assert spec.kind in offered
+
+
+def test_no_host_of_a_registry_and_no_lock_file_is_committed() -> None:
+    assert not (ROOT / "uv.lock").exists()
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[\w.+]+", line) for line in lines)
