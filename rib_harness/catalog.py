@@ -253,7 +253,7 @@ class Catalog:
                 f"{len(matches)} {kind}s are called {name!r}: {listed}. Use the full id."
             )
         self._explain_missing_plugin(kind, name)
-        known = {c.spec.name for c in components.values()} | set(components)
+        known = set(components) if "/" in name else {c.spec.name for c in components.values()}
         message = f"No {kind} is called {name!r}.{nearest(name, known)}"
         hurt = [p for p in self.plugins if p.status != "ok"]
         if hurt:

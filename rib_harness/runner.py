@@ -28,7 +28,7 @@ from rib_harness.provenance import cost, environment
 from rib_harness.results import Results, collect
 from rib_harness.signals import TerminateAsInterrupt
 from rib_harness.specs import Event
-from rib_harness.store import Store
+from rib_harness.store import Store, full_disk, is_full
 
 if TYPE_CHECKING:
     from rib_harness.engine.classifier import Classifier
@@ -162,6 +162,8 @@ class _Walk:
         self._pixels: dict[tuple[str, Any], Pixels] = {}
         for recipe in {step.recipe for step in self.plan.steps if step.recipe}:
             check_recipe(recipe)
+        for method in {s.method.id: s.method for s in self.plan.steps if s.method}.values():
+            method.build()  # it may refuse its options
         precisions = {step.recipe.precision for step in self.plan.steps if step.recipe}
         precision = precisions.pop() if precisions else "fp32"
         self.accelerator = make_accelerator(session.config.device, precision)
@@ -189,6 +191,8 @@ class _Walk:
         except StoreError:
             raise  # no other step could be kept either
         except Exception as problem:
+            if isinstance(problem, OSError) and is_full(problem):
+                raise full_disk(self.store.path) from problem
             error = str(problem) if isinstance(problem, RibError) else repr(problem)
             if not isinstance(problem, RibError):
                 error += f" (traceback in {self.write_traceback(steps[0])})"

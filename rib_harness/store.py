@@ -146,7 +146,9 @@ class Store:
             scratch.rename(target)
             _sync(target.parent)
         except OSError as error:
-            raise _explained(error, self.path) from error
+            if is_full(error):
+                raise full_disk(self.path) from error
+            raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -171,7 +173,9 @@ class Store:
             write_atomically(self.path / "configs" / f"{run_id}.toml", config)
             write_atomically(path, _json(whole))
         except OSError as error:
-            raise _explained(error, self.path) from error
+            if is_full(error):
+                raise full_disk(self.path) from error
+            raise
         return whole
 
     def runs(self) -> list[dict[str, Any]]:
@@ -210,19 +214,23 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        if is_full(error) or error.errno == errno.EIO:
             raise
     finally:
         os.close(handle)
 
 
-def _explained(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
-            f"The disk of {path} is full. Finished steps are whole: free some space and "
-            "give the same command again."
-        )
-    return error
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def full_disk(path: Path) -> StoreError:
+    """What to say then."""
+    return StoreError(
+        f"The disk of {path} is full. Finished steps are whole: free some space and give the same "
+        "command again."
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,9 +14,7 @@ from rib_harness.cli.options import no_plugin, option, store
 @store
 @option("--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
         help="json: a list of runs; csv: a row a cell; md: a table a run.")  # fmt: skip
-@click.option(
-    "--method", "-m", multiple=True, metavar="REF", help="Only these methods. Repeatable."
-)
+@option("--method", "-m", multiple=True, metavar="REF", help="Only these methods. Repeatable.")
 @option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
 @option("--suite", metavar="NAME", help="Only this suite.")
 @no_plugin

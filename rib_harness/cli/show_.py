@@ -28,7 +28,7 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     if not found:
         for kind in KINDS if "/" in wanted else ():
             catalog._explain_missing_plugin(kind, wanted)
-        known = {c.spec.name for c in everything} | {c.id for c in everything}
+        known = {c.id if "/" in wanted else c.spec.name for c in everything}
         raise UnknownComponentError(
             f"No component is called {wanted!r}.{nearest(wanted, known)} "
             "See `rib-harness list methods`, and so on."

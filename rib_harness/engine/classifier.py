@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rib_harness.errors import DataError
@@ -62,7 +62,7 @@ class Classifier(nn.Module):
     def save(self, path: Path) -> None:
         """Write all parameters and buffers as safetensors, at full precision."""
         state = {k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}
-        save_file(state, path)
+        path.write_bytes(save(state))
 
     def load(self, path: Path) -> Classifier:
         """Read what `save` wrote, in place.
