@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pluggy
 
@@ -68,6 +72,7 @@ class Plugin:
         heavy: heavy packages that loading it imported.
         editable: whether it is installed in editable mode.
         commit: the VCS commit it was installed from, if known.
+        folder: where it lies, if it is editable.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Plugin:
     heavy: tuple[str, ...] = ()
     editable: bool = False
     commit: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ class Component:
             "distribution": plugin.distribution,
             "version": plugin.version,
             "editable": plugin.editable,
-            "commit": plugin.commit,
+            "commit": plugin.commit or _checkout(plugin.folder),
         }
 
 
@@ -460,6 +466,22 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
     return (str(point.dist.name or "unknown"), str(point.dist.version or ""))
 
 
+@lru_cache(maxsize=64)
+def _checkout(folder: str) -> str:
+    """The commit of an editable install's checkout, with `+` where it has changes; else nothing."""
+    if not folder:
+        return ""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", folder, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def _plugin(point: metadata.EntryPoint, status: Status, **facts: Any) -> Plugin:
     name, version = _distribution(point)
     origin: Any = {}
@@ -472,6 +494,7 @@ def _plugin(point: metadata.EntryPoint, status: Status, **facts: Any) -> Plugin:
         inner = origin.get(section) if isinstance(origin, dict) else None
         return inner.get(field) if isinstance(inner, dict) else None
 
+    url = str(origin.get("url", "")) if isinstance(origin, dict) else ""
     return Plugin(
         name=point.name,
         distribution=name,
@@ -479,5 +502,6 @@ def _plugin(point: metadata.EntryPoint, status: Status, **facts: Any) -> Plugin:
         status=status,
         editable=bool(said("dir_info", "editable")),
         commit=str(said("vcs_info", "commit_id") or ""),
+        folder=url2pathname(urlsplit(url).path) if said("dir_info", "editable") else "",
         **facts,
     )

@@ -164,7 +164,9 @@ class Store:
             config: what was asked, as TOML.
             created: the time, kept from the first save.
         """
-        run_id = key_of(record)[:16]
+        # Versions and notes may differ between two runs of the same steps.
+        identity = {k: v for k, v in record.items() if k not in ("components", "notes")}
+        run_id = key_of(identity)[:16]
         path = self.path / "runs" / f"{run_id}.json"
         if path.exists():
             created = _read_json(path)["created"]

@@ -435,8 +435,7 @@ def test_an_unknown_name_offers_the_nearest(site: Site) -> None:
     with pytest.raises(UnknownComponentError) as caught:
         site.load().get("method", "wiseft")
     assert str(caught.value) == (
-        "No method is called 'wiseft'. Did you mean 'wise-ft'? "
-        "See `rib-harness list methods`."
+        "No method is called 'wiseft'. Did you mean 'wise-ft'? See `rib-harness list methods`."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -157,3 +159,32 @@ def test_an_image_that_does_not_decode_is_named() -> None:
     images = broken(read=read)
     with pytest.raises(DataError, match=r"tiny\[0\]: this image cannot be decoded .*truncated"):
         Pixels(images, TINY, pack=True)
+
+
+def test_a_damaged_pack_is_made_again(cache: Path) -> None:
+    images = tiny_images(40, seed=11)
+    order = in_order(40, 40)
+    before = set(cache.glob("packs/*.npy"))
+    expected = read_all(Pixels(images, TINY, pack=True), order)
+    (made,) = set(cache.glob("packs/*.npy")) - before
+    whole = made.read_bytes()
+    for damage in (whole[:-100], whole[:3], b""):
+        made.write_bytes(damage)
+        np.testing.assert_array_equal(read_all(Pixels(images, TINY, pack=True), order), expected)
+    assert made.read_bytes() == whole
+
+
+def test_without_room_for_a_pack_the_pictures_are_decoded_at_each_pass(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    def full(file: object, header: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_2_0", full)
+    images = tiny_images(40, seed=12)
+    before = set((cache / "packs").iterdir())
+    pixels = Pixels(images, TINY, pack=True)
+    assert pixels.packed is None
+    assert set((cache / "packs").iterdir()) == before
+    direct = read_all(Pixels(images, TINY, pack=False), in_order(40, 40))
+    np.testing.assert_array_equal(read_all(pixels, in_order(40, 40)), direct)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -40,11 +40,11 @@ def print_results(results: Results, catalog: Catalog) -> None:
     """For each suite and backbone: A_pre and RI of each source, then each method's summary."""
     from rib_harness.results import Results
 
-    together: dict[tuple[Any, ...], list[RunResult]] = {}
+    together: dict[tuple[str, ...], list[RunResult]] = {}
     for run in results:
         record = run.record
-        key = (record["suite"], record["backbone"], record["limit"], tuple(record["members"]),
-               str(record["cells"]["pre"]))  # fmt: skip
+        parts = ("suite", "backbone", "limit", "members", "preset", "recipe")
+        key = (*(str(record[part]) for part in parts), str(record["cells"]["pre"]))
         together.setdefault(key, []).append(run)
     for runs in together.values():
         trained = [run for run in runs if run.method is not None]
@@ -52,6 +52,24 @@ def print_results(results: Results, catalog: Catalog) -> None:
             _print_matrix(runs[0], columns)
         if trained:
             _print_summary(Results(trained), catalog)
+        for note in runs[0].record["notes"]:
+            console().print(f"note: {note}", style="dim")
+
+
+def describe_recipe(recipe: Mapping[str, Any]) -> str:
+    """One line: `sgd, lr 0.01, batch 32, 10 epochs, cosine, warmup 10`, and what is unusual."""
+    parts = [
+        recipe["optimizer"],
+        f"lr {recipe['lr']:g}",
+        f"batch {recipe['batch_size']}",
+        f"{recipe['epochs']} epochs",
+        recipe["schedule"],
+        f"warmup {recipe['warmup_steps']}",
+    ]
+    usual = {"momentum": 0.9, "weight_decay": 0.0, "micro_batch": None, "max_steps": None,
+             "clip_grad": None, "precision": "fp32", "augment": "none"}  # fmt: skip
+    parts += [f"{name} {recipe[name]}" for name, value in usual.items() if recipe[name] != value]
+    return ", ".join(parts)
 
 
 def _that_fit(runs: Sequence[RunResult], first: RunResult) -> list[list[RunResult]]:
@@ -77,8 +95,8 @@ def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
     title = f"{record['suite']} · {record['backbone']}"
     if record["limit"] is not None:
         title += f" · limit {record['limit']} a class"
-    if record["preset"] != "default":
-        title += f" · preset {record['preset']}"
+    if record["recipe"] is not None:
+        title += f"\npreset {record['preset']} · {describe_recipe(record['recipe'])}"
     names = [f"RI {_short(run)}" for run in runs]
     shown = table("dataset", "n", "A_pre", *names, right=("n", "A_pre"))
     for column in shown.columns[3:]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from rib_harness.cache import cache_dir
 from rib_harness.errors import ConfigError
 from rib_harness.images import ImageSet, Preprocess
+from rib_harness.store import is_full
 
 Advance = Callable[[int], None]
 
@@ -142,39 +144,53 @@ class Pixels:
 
         return read
 
-    def _pack(self, advance: Advance | None) -> NDArray[np.uint8]:
+    def _pack(self, advance: Advance | None) -> NDArray[np.uint8] | None:
+        """The pack, made if needed; None if the disk has no room for it."""
         n, side = len(self.images), self.preprocess.size
         what = {
             "fingerprint": self.images.fingerprint,
             "limit": self.images.limit,
             "pixels": self.preprocess.pixel_fields(),
+            "pillow": PIL.__version__,  # its decoders and filters make the pixels
         }
         name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
         path = cache_dir("packs") / f"{name}.npy"
         expected = (n, 3, side, side)
-        if path.exists():
-            packed = np.load(path, mmap_mode="r")
-            if packed.shape == expected and packed.dtype == np.uint8:
-                return packed
+        try:
+            return _mapped(path, expected)
+        except (OSError, EOFError, ValueError):  # not there, or not whole
+            pass
         # Written elsewhere and renamed, so that a killed process leaves no half pack.
         handle, scratch = tempfile.mkstemp(prefix=f".{name}-", dir=path.parent)
-        os.close(handle)
         try:
-            memory = np.lib.format.open_memmap(scratch, "w+", dtype=np.uint8, shape=expected)
-            with ThreadPoolExecutor(self.workers) as pool:
-                for start in range(0, n, 256):
-                    chunk = range(start, min(start + 256, n))
-                    for index, pixels in zip(chunk, pool.map(self._read, chunk), strict=True):
-                        memory[index] = pixels
+            with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(self.workers) as pool:
+                header = {"descr": "|u1", "fortran_order": False, "shape": expected}
+                np.lib.format.write_array_header_2_0(file, header)
+                for chunk in in_order(n, 256):
+                    for pixels in pool.map(self._read, chunk):
+                        file.write(pixels.tobytes())
                     if advance is not None:
                         advance(len(chunk))
-            memory.flush()
-            del memory
             Path(scratch).replace(path)
-        except BaseException:
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return None  # decoded at each pass instead
+        finally:
             Path(scratch).unlink(missing_ok=True)
-            raise
-        return np.load(path, mmap_mode="r")
+        return _mapped(path, expected)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A pack, read as it is needed.
+
+    Raises:
+        ValueError: it is not whole, or not of this shape.
+    """
+    packed: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    if packed.shape != shape or packed.dtype != np.uint8:
+        raise ValueError(f"{path} is {packed.dtype} {packed.shape}, expected uint8 {shape}")
+    return packed
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
@@ -30,4 +31,7 @@ def make_accelerator(device: str | None = None, precision: str = "fp32") -> Acce
         raise ConfigError([f"recipe.precision={precision} does not work here: {error}"]) from None
     if device is not None and made.device.type != device:
         raise ConfigError([f"device: {device} is not there; found {made.device.type}."])
+    # Evaluation is in float32, and TF32 is not: it moves logits by 1e-3.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     return made

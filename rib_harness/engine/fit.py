@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rib_harness.config import Recipe
 from rib_harness.engine.classifier import Classifier
 from rib_harness.engine.data import Batch
-from rib_harness.errors import ConfigError, DivergedError, InterruptedRun, nearest
+from rib_harness.errors import ConfigError, DivergedError, InterruptedRun, RibError, nearest
 from rib_harness.progress import Progress
 from rib_harness.signals import StopFlag
 from rib_harness.store import write_atomically
@@ -224,9 +224,16 @@ class _Fit:
         self.optimizer.zero_grad()
         for part in batch.split(self.recipe.micro_batch):
             share = len(part) / len(batch)
-            with _first_output(self.model) as seen, accelerator.autocast():
-                loss = self.loss(self.model, part)
-            part_value = loss.item()
+            try:
+                with _first_output(self.model) as seen, accelerator.autocast():
+                    loss = self.loss(self.model, part)
+                part_value = loss.item()
+            except torch.OutOfMemoryError as error:
+                raise RibError(
+                    f"{self.job.label}: out of memory with {len(part)} images at once; "
+                    f"--set recipe.micro_batch={max(len(part) // 2, 1)} computes the same update "
+                    "in smaller pieces."
+                ) from error
             if not math.isfinite(part_value):
                 raise DivergedError(
                     f"{self.job.label}: the loss is {part_value} at step {self.step + 1} of "
