@@ -130,8 +130,11 @@ def execute(session: Session) -> Results:
     store, plan = session.store, session.plan
     store.prepare()
     config_toml = tomli_w.dumps(session.config.resolved())
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    records = [store.save_run(record, config_toml, created) for record in plan.records]
+    # Each with its own time, so that a store lists them in the order of the command.
+    records = [
+        store.save_run(record, config_toml, datetime.now(UTC).isoformat(timespec="microseconds"))
+        for record in plan.records
+    ]
     failures: dict[str, str] = {}
     session.catalog.notify(Event("run_started", str(store.path)), log)
     try:
