@@ -6,6 +6,7 @@ are read in the order of (entry-point name, distribution); one that fails takes 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -13,8 +14,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from importlib import metadata
@@ -31,6 +32,7 @@ from rib_harness.errors import (
     AmbiguousComponentError,
     ConfigError,
     PluginError,
+    RibError,
     UnknownComponentError,
     nearest,
 )
@@ -162,12 +164,14 @@ class Bound:
         options: every option with its value.
         explicit: those that differ from their defaults.
         tag: the member of a family.
+        unique: whether no other component of the kind has its short name.
     """
 
     component: Component
     options: Mapping[str, Any]
     explicit: Mapping[str, Any]
     tag: str = ""
+    unique: bool = True
 
     @property
     def spec(self) -> Any:
@@ -178,7 +182,7 @@ class Bound:
     def label(self) -> str:
         """Short, for tables and step ids: `lwf:alpha=0.5`; of a path only the file's name."""
         short = {k: Path(v).name if k in self._paths() else v for k, v in self.explicit.items()}
-        return self._spell(self.spec.name, short)
+        return self._spell(self.spec.name if self.unique else self.component.id, short)
 
     @property
     def id(self) -> str:
@@ -194,7 +198,9 @@ class Bound:
 
     def build(self) -> Any:
         """Import the target and call it with the options."""
-        return load_target(self.spec.target, self.component.what)(**self.arguments())
+        target = load_target(self.spec.target, self.component.what)
+        with guarded(self.component.what):
+            return target(**self.arguments())
 
     def arguments(self) -> dict[str, Any]:
         """The options under the names of the target's parameters."""
@@ -203,13 +209,51 @@ class Bound:
         return {**self.spec.arguments, **named}
 
     def key_fields(self) -> dict[str, Any]:
-        """What of it goes into a key: everything but paths, whose content has a digest."""
+        """What of it goes into a key: all options; of a path the content, not the place."""
+        options = {k: v for k, v in self.options.items() if k not in self._paths()}
+        if not isinstance(self.spec, BackboneSpec):  # whose identity has the weights' digest
+            paths = sorted(self._paths() & set(self.options))
+            options |= {name: _content(self.options[name]) for name in paths}
         return {
             "id": self.component.id,
             "version": self.spec.version,
             "arguments": dict(self.spec.arguments),
-            "options": {k: v for k, v in self.options.items() if k not in self._paths()},
+            "options": options,
         }
+
+
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """A component that raises is a `PluginError` that names it; its own `RibError`s go through.
+
+    `RIB_STRICT_PLUGINS=1` keeps the traceback, for authors.
+    """
+    try:
+        yield
+    except RibError:
+        raise
+    except (Exception, SystemExit) as error:
+        if os.environ.get("RIB_STRICT_PLUGINS") == "1":
+            raise
+        raise PluginError(
+            f"{what} failed: {type(error).__name__}: {error} "
+            "(RIB_STRICT_PLUGINS=1 shows the traceback)"
+        ) from error
+
+
+def _content(path: Any) -> str | None:
+    """Digest of a file, or of all files of a folder; None where no path was given."""
+    if path is None:
+        return None
+    root = Path(path)
+    if not root.exists():
+        raise ConfigError([f"There is no file or folder {root}."])
+    digest = hashlib.sha256()
+    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+        digest.update(str(file.relative_to(root)).encode())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"
 
 
 class Catalog:
@@ -284,7 +328,9 @@ class Catalog:
         reference = Reference.parse(text)
         component = self.get(kind, reference.name)
         presets = getattr(component.spec, "presets", {}).get(preset, {})
-        return component.bind(reference, None if kind == "suite" else presets)
+        bound = component.bind(reference, None if kind == "suite" else presets)
+        namesakes = [c for c in self._components[kind].values() if c.spec.name == bound.spec.name]
+        return replace(bound, unique=len(namesakes) == 1)
 
     def notify(self, event: Event, log: Any) -> None:
         """Call the observers; what one raises is logged and changes nothing."""

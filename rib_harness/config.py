@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -29,7 +29,7 @@ class Recipe(BaseModel):
     Where a suite has no value of its own, these hold.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     optimizer: str = "sgd"  #: a class of torch.optim in lower case (no Nesterov), or a name of timm
     lr: float = Field(1e-3, gt=0)  #: peak learning rate
@@ -45,6 +45,11 @@ class Recipe(BaseModel):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  #: of training; evaluation is in fp32
     augment: Literal["none", "flip", "crop-flip"] = "none"  #: the protocol trains without
 
+    @field_validator("micro_batch", "max_steps", "clip_grad", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return None if value == "none" else value
+
 
 class RunConfig(BaseModel):
     """A whole run. `resolved` is what a store keeps, and what `--config` reads again."""
@@ -55,7 +60,7 @@ class RunConfig(BaseModel):
     backbone: tuple[str, ...] = ()  #: references; empty is the suite's default
     method: tuple[str, ...] = ()  #: references; none evaluates the untouched backbone only
     dataset: tuple[str, ...] = ()  #: members of the suite to use; empty is all
-    seed: tuple[int, ...] = (0,)
+    seed: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
     preset: Preset = "default"
     recipe: dict[str, Any] = Field(default_factory=dict)  #: values that replace the suite's
     limit: int | None = Field(None, ge=1)  #: images a class (in each group); in every key
@@ -83,7 +88,7 @@ class RunConfig(BaseModel):
     @field_validator("recipe")
     @classmethod
     def _plain_recipe(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return {k.replace("-", "_"): None if v == "none" else v for k, v in value.items()}
+        return {k.replace("-", "_"): v for k, v in value.items()}
 
     def resolved(self) -> dict[str, Any]:
         """Everything that is set, as TOML values with absolute paths."""
@@ -107,13 +112,16 @@ def make_config(values: Mapping[str, Any], file: Path | None = None) -> RunConfi
     merged: dict[str, Any] = _read_toml(file) if file is not None else {}
     layers = [merged.get("recipe", {}), values.get("recipe", {})]
     merged.update(values)
-    if all(isinstance(layer, Mapping) for layer in layers):
-        merged["recipe"] = {**layers[0], **layers[1]}
+    whole = [layer for layer in layers if isinstance(layer, Mapping)]
+    if len(whole) == 2:
+        merged["recipe"] = {**whole[0], **whole[1]}
+    else:
+        merged["recipe"] = next(layer for layer in layers if not isinstance(layer, Mapping))
     problems: list[str] = []
     config = _collect(RunConfig, merged, "", problems)
     recipe = merged.get("recipe")
     if isinstance(recipe, Mapping):
-        plain = {str(k).replace("-", "_"): None if v == "none" else v for k, v in recipe.items()}
+        plain = {str(k).replace("-", "_"): v for k, v in recipe.items()}
         _collect(Recipe, plain, "recipe.", problems)
     if problems or config is None:
         raise ConfigError(problems)

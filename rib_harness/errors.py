@@ -56,7 +56,8 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
     >>> nearest("lfw", ["lwf", "ewc"])
     " Did you mean 'lwf'?"
     """
-    close = get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    lower = {one.lower(): one for one in known}
+    close = [lower[one] for one in get_close_matches(name.lower(), lower, n=limit, cutoff=0.5)]
     if not close:
         return ""
     return f" Did you mean {' or '.join(repr(match) for match in close)}?"

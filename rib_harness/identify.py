@@ -88,7 +88,8 @@ def _stat(file: str) -> list[int]:
         stat = Path(file).stat()
     except OSError:
         return []
-    return [stat.st_size, stat.st_mtime_ns]
+    # A file put in another's place may have its size and time, and a link may point elsewhere.
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _versions(distribution: str) -> dict[str, str]:

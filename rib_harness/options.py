@@ -15,6 +15,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -328,6 +329,7 @@ def _convert(option: Option, value: Any) -> Any:
             value = value.split("+")
     try:
         converted = TypeAdapter(annotation).validate_python(value)
+        json.dumps(converted, allow_nan=False, default=str)  # a key can hold it
     except ValidationError as error:
         raise ValueError("; ".join(e["msg"] for e in error.errors())) from None
     # Absolute, so that a saved configuration means the same from any folder.

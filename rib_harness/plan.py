@@ -7,12 +7,14 @@ done is found done here.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rib_harness.catalog import Bound, Catalog, Component
+from rib_harness.catalog import Bound, Catalog, Component, guarded
 from rib_harness.config import Recipe, RunConfig, make_recipe
 from rib_harness.errors import ConfigError, DataError, RibError, nearest
 from rib_harness.identify import identity_of
@@ -20,7 +22,7 @@ from rib_harness.images import ImageSet
 from rib_harness.options import members_of
 from rib_harness.protocols import Identity
 from rib_harness.specs import SuiteSpec
-from rib_harness.store import Store, key_of
+from rib_harness.store import RUN_FORMAT, Store, key_of
 
 #: Version of the steps' own code: raise it when the engine changes a number.
 ENGINE = 1
@@ -48,10 +50,16 @@ class PlannedDataset:
 
     def inputs(self) -> dict[str, Any]:
         """Its part of a key."""
+        images = self.images
+        # The fingerprint is the plugin's word; labels and class map are hashed here as well.
+        labels = hashlib.sha256(json.dumps(images.class_map).encode())
+        labels.update(images.labels.tobytes())
+        labels.update("\n".join(images.group.tolist()).encode())
         return {
             **self.bound.key_fields(),
-            "fingerprint": self.images.fingerprint,
-            "limit": self.images.limit,
+            "fingerprint": images.fingerprint,
+            "labels": labels.hexdigest(),
+            "limit": images.limit,
         }
 
 
@@ -108,12 +116,15 @@ class Plan:
         steps: each once; what a step needs comes before it.
         records: one a matrix: what it is, and which step's key is in which cell.
         notes: what a user should know before the work starts.
+        resolved: settings of the configuration in which nothing is left to a default or to the
+            current folder.
     """
 
     suite: Component
     steps: tuple[Step, ...]
     records: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+    resolved: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[Step]:
@@ -217,7 +228,13 @@ class _Planner:
         steps = tuple(sorted(self.steps.values(), key=lambda step: step.kind != "finetune"))
         baseline = tuple(s for s in steps if s.kind == "evaluate" and s.model is None)
         others = tuple(s for s in steps if s not in baseline)
-        return Plan(self.suite, (*baseline, *others), tuple(records), tuple(self.notes))
+        resolved: dict[str, Any] = {
+            "suite": self.suite.id,
+            "backbone": tuple(bound.id for bound in backbones),
+            "method": tuple(method.id for method in methods),
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+        return Plan(self.suite, (*baseline, *others), tuple(records), tuple(self.notes), resolved)
 
     def _bind(self, kind: str, text: str) -> Bound:
         """A suite's own plugin is asked first for the names that the suite uses."""
@@ -252,7 +269,9 @@ class _Planner:
         for name in names:
             bound = self._bind("dataset", name)
             try:
-                images = bound.build().open(self.config.data_root).limited(self.config.limit)
+                dataset = bound.build()
+                with guarded(bound.component.what):
+                    images = dataset.open(self.config.data_root).limited(self.config.limit)
                 self._check_labels(name, images)
                 opened[name] = PlannedDataset(name, bound, images)
                 self.notes += [f"{name}: {note}" for note in images.notes]
@@ -277,7 +296,8 @@ class _Planner:
             )
 
     def _identify(self, bound: Bound) -> Identity:
-        identity = self.identify(bound)
+        with guarded(bound.component.what):
+            identity = self.identify(bound)
         if identity.classes != self.spec.label_space.size:
             raise ConfigError(
                 [
@@ -289,7 +309,8 @@ class _Planner:
 
     def _needs(self, method: Bound) -> list[str]:
         """References of the checkpoints that a method starts from."""
-        texts = [text.format_map(method.options) for text in method.spec.needs]
+        with guarded(f"{method.component.what}: needs={method.spec.needs!r}"):
+            texts = [text.format_map(method.options) for text in method.spec.needs]
         references = [one for text in texts for one in members_of(text) if one]
         return [one for one in dict.fromkeys(references) if one != "pretrained"]
 
@@ -386,11 +407,12 @@ class _Planner:
         post: Mapping[str, Mapping[str, Step]],
     ) -> dict[str, Any]:
         return {
-            "format": "rib-harness.run/1",
+            "format": RUN_FORMAT,
             "suite": self.spec.name,
             "suite_id": self.suite.id,
             "backbone": backbone.bound.label,
             "backbone_id": backbone.bound.component.id,
+            "weights": backbone.identity.weights,
             "method": method.label if method else None,
             "method_id": method.component.id if method else None,
             "options": dict(method.options) if method else {},

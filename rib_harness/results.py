@@ -76,7 +76,10 @@ class RunResult:
             "id": self.id,
             "suite": record["suite"],
             "backbone": record["backbone"],
+            "backbone_id": record["backbone_id"],
+            "weights": record["weights"],
             "method": record["method"],
+            "method_id": record["method_id"],
             "options": record["options"],
             "seed": record["seed"],
             "preset": record["preset"],
@@ -106,6 +109,22 @@ def known(compute: Callable[..., float], *arguments: Any) -> float | None:
         return compute(*arguments)
     except IncompleteError:
         return None
+
+
+def describe_recipe(recipe: Mapping[str, Any]) -> str:
+    """One line: `sgd, lr 0.01, batch 32, 10 epochs, cosine, warmup 10`, and what is unusual."""
+    parts = [
+        recipe["optimizer"],
+        f"lr {recipe['lr']:g}",
+        f"batch {recipe['batch_size']}",
+        f"{recipe['epochs']} epochs",
+        recipe["schedule"],
+        f"warmup {recipe['warmup_steps']}",
+    ]
+    usual = {"momentum": 0.9, "weight_decay": 0.0, "micro_batch": None, "max_steps": None,
+             "clip_grad": None, "precision": "fp32", "augment": "none"}  # fmt: skip
+    parts += [f"{name} {recipe[name]}" for name, value in usual.items() if recipe[name] != value]
+    return ", ".join(parts)
 
 
 class Results(Sequence[RunResult]):
@@ -164,6 +183,9 @@ class Results(Sequence[RunResult]):
                 "backbone": record["backbone"],
                 "method": record["method"],
                 "seed": record["seed"],
+                "preset": record["preset"],
+                "limit": record["limit"],
+                "recipe": describe_recipe(record["recipe"]) if record["recipe"] else None,
             }
             sources: list[tuple[str | None, Mapping[str, Cell]]] = [(None, matrix.pre)]
             for source, row in [*sources, *matrix.post.items()]:
@@ -207,6 +229,10 @@ class Results(Sequence[RunResult]):
             title = f"**{record['suite']}** · {record['backbone']} · {run.method or 'untouched'}"
             if record["seed"] is not None:
                 title += f" · seed {record['seed']}"
+            if record["limit"] is not None:
+                title += f" · limit {record['limit']} a class"
+            if record["recipe"] is not None:
+                title += f" · preset {record['preset']} · {describe_recipe(record['recipe'])}"
             lines = [title, "", "| dataset | n | before | RI |", "|---|---:|---:|---:|"]
             for name in (*m.members, *m.references):
                 cell = m.pre.get(name)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from rib_harness.catalog import Catalog, load_catalog
+from rib_harness.catalog import Catalog, guarded, load_catalog
 from rib_harness.config import RunConfig, check_requirements, make_config
-from rib_harness.errors import PluginError, RibError, StoreError, nearest
+from rib_harness.errors import ConfigError, PluginError, RibError, StoreError, nearest
 from rib_harness.plan import Plan, PlannedBackbone, PlannedDataset, Step, make_plan
 from rib_harness.progress import Progress, Silence
 from rib_harness.provenance import cost, environment
@@ -91,6 +91,10 @@ def evaluate(config: str | Path | None = None, **settings: Any) -> Results:
     Example:
         >>> rib_harness.evaluate(backbone="digits-vit").matrix.pre      # doctest: +SKIP
     """
+    if "method" in settings:
+        raise TypeError(
+            "evaluate() takes no method: it measures the untouched backbone. See run()."
+        )
     return run(config, **{**settings, "method": ()})
 
 
@@ -115,6 +119,12 @@ def open_session(
     """
     check_requirements(config.requires)
     catalog = catalog or load_catalog(block=config.no_plugin)
+    names = {plugin.name for plugin in catalog.plugins}
+    unknown = [name for name in config.no_plugin if name not in names]
+    if unknown:
+        raise ConfigError(
+            [f"--no-plugin: no plugin is called {one!r}.{nearest(one, names)}" for one in unknown]
+        )
     store, progress = Store(config.store), progress or Silence()
     plan = make_plan(config, catalog, store, say=progress.say)
     return Session(config, catalog, store, plan, progress)
@@ -129,7 +139,7 @@ def execute(session: Session) -> Results:
     """
     store, plan = session.store, session.plan
     store.prepare()
-    config_toml = tomli_w.dumps(session.config.resolved())
+    config_toml = tomli_w.dumps(session.config.model_copy(update=plan.resolved).resolved())
     # Each with its own time, so that a store lists them in the order of the command.
     records = [
         store.save_run(record, config_toml, datetime.now(UTC).isoformat(timespec="microseconds"))
@@ -175,6 +185,8 @@ class _Walk:
     def all(self) -> dict[str, str]:
         """Every missing step. Returns id → message of those that failed."""
         missing = self.plan.missing
+        for step in missing:
+            self.pretrained(step.backbone)
         # Every picture is decoded before any training starts: a broken one is told now.
         for step in missing:
             self.pixels(step.backbone, step.dataset)
@@ -193,7 +205,7 @@ class _Walk:
             work()
         except StoreError:
             raise  # no other step could be kept either
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             if isinstance(problem, OSError) and is_full(problem):
                 raise full_disk(self.store.path) from problem
             error = str(problem) if isinstance(problem, RibError) else repr(problem)
@@ -231,6 +243,7 @@ class _Walk:
                 self._pixels[key] = Pixels(
                     dataset.images,
                     preprocess,
+                    origin=dataset.bound.key_fields(),
                     workers=self.session.config.workers,
                     advance=bar.advance,
                 )
@@ -242,7 +255,9 @@ class _Walk:
         """The untouched classifier, built once."""
         key = backbone.bound.id
         if key not in self._built:
-            classifier = backbone.bound.build().build().eval()
+            builder = backbone.bound.build()
+            with guarded(backbone.bound.component.what):
+                classifier: Classifier = builder.build().eval()
             if classifier.preprocess != backbone.identity.preprocess:
                 raise PluginError(
                     f"{backbone.bound.component.what}: its classifier's preprocessing is not that "
@@ -263,6 +278,7 @@ class _Walk:
 
     def finetune(self, step: Step) -> None:
         """Make a checkpoint."""
+        from rib_harness.engine.device import seeded
         from rib_harness.engine.task import Task
 
         if step.method is None or step.recipe is None:
@@ -291,7 +307,9 @@ class _Walk:
                 label=step.id.removeprefix("finetune/"),
             )
             begun = time.monotonic()
-            classifier = step.method.build().finetune(task)
+            # A method may draw before its first fit, or between two: from (seed, key) only.
+            with seeded(step.key):
+                classifier = step.method.build().finetune(task)
             seconds = time.monotonic() - begun
             if pretrained.fingerprint() != before:
                 self._built.clear()

@@ -33,6 +33,13 @@ from rib_harness.errors import StoreError
 FORMAT = 1
 
 
+#: The version of a run's record.
+RUN_FORMAT = "rib-harness.run/1"
+
+#: Its folders.
+FOLDERS = ("steps", "work", "locks", "runs", "configs")
+
+
 def key_of(inputs: Mapping[str, Any]) -> str:
     """The content key: a hash of everything that can change a step's result.
 
@@ -66,7 +73,7 @@ class Store:
                     f"{FORMAT}. It was left untouched: use the version that made it, or another "
                     "--store."
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(map(_foreign, self.path.iterdir())):
             raise StoreError(
                 f"{self.path} holds files but no store.json, so it is no rib-harness store. "
                 "Choose another --store."
@@ -79,10 +86,10 @@ class Store:
             StoreError: they cannot.
         """
         try:
-            for name in ("steps", "work", "locks", "runs", "configs"):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
             if not (self.path / "store.json").exists():
                 write_atomically(self.path / "store.json", json.dumps({"format": FORMAT}) + "\n")
+            for name in FOLDERS:
+                (self.path / name).mkdir(exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
@@ -182,13 +189,26 @@ class Store:
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs of this store, oldest first."""
-        records = [_read_json(path) for path in sorted((self.path / "runs").glob("*.json"))]
+        records = []
+        for path in sorted((self.path / "runs").glob("*.json")):
+            record = _read_json(path)
+            if record.get("format") != RUN_FORMAT:
+                raise StoreError(
+                    f"{path} is damaged or of another version: expected format {RUN_FORMAT!r}, got "
+                    f"{record.get('format')!r}. Delete it; the command that made it writes it anew."
+                )
+            records.append(record)
         return sorted(records, key=lambda record: (record.get("created", ""), record["id"]))
 
     def steps(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         """Key, inputs and done record of every finished step."""
         for path in sorted((self.path / "steps").glob("*/done.json")):
             yield path.parent.name, _read_json(path.parent / "step.json"), _read_json(path)
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a store never has this at its top; a process killed at its start leaves the rest."""
+    return path.name not in FOLDERS and not path.name.startswith(".store.json-")
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:

@@ -109,7 +109,7 @@ def test_why_explains_a_key_and_what_differs(
     assert "recipe.lr" in out
     assert "It differs in:" in out
     call("why", step["id"], "--store", str(store), "--json")
-    assert json.loads(capsys.readouterr().out)["key"] == step["key"]
+    assert [one["key"] for one in json.loads(capsys.readouterr().out)] == [step["key"]]
     call("why", "finetune/digits-conv/ft/digits-b/seed0", "--store", str(store), expect=1)
     assert "Did you mean 'finetune/digits-conv/ft/digits-" in capsys.readouterr().err
 

@@ -302,7 +302,7 @@ def test_any_other_option_where_a_target_takes_them(module: Module) -> None:
     }
 
 
-def test_a_path_is_absolute_and_in_no_key(
+def test_a_path_is_absolute_and_its_content_is_in_the_key(
     module: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = Plugin("p", "rib-plugin-p", "1.0", "ok")
@@ -310,8 +310,17 @@ def test_a_path_is_absolute_and_in_no_key(
     bound = Component(spec, plugin).bind(Reference.parse("mine:weights=sub/a.pt,lambda=2"))
     assert bound.options["weights"] == str(tmp_path / "sub" / "a.pt")
     assert bound.label == "mine:weights=a.pt,lambda=2.0"
-    assert "weights" not in bound.key_fields()["options"]
-    assert bound.key_fields()["options"]["lambda"] == 2.0
+    with pytest.raises(ConfigError, match=r"There is no file or folder .*sub/a\.pt"):
+        bound.key_fields()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.pt").write_text("one")
+    key = bound.key_fields()["options"]
+    assert key["lambda"] == 2.0
+    (tmp_path / "moved.pt").write_text("one")
+    moved = bound.component.bind(Reference.parse("mine:weights=moved.pt,lambda=2"))
+    (tmp_path / "sub" / "a.pt").write_text("two")
+    assert moved.key_fields()["options"]["weights"].startswith("sha256:")
+    assert bound.key_fields()["options"] != key
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert bound.component.bind(Reference.parse("mine:weights=~/a.pt")).options["weights"] == str(
         tmp_path / "home" / "a.pt"

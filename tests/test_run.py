@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ def test_the_same_run_again_does_no_step_and_another_method_only_its_own() -> No
 
 def test_numbers_equal_a_loop_in_plain_torch() -> None:
     """A_pre of the conv net on the set with two ids for one class, image by image."""
-    results = rib_harness.evaluate(**settings(dataset=["digits-object"], limit=None))
+    results = rib_harness.evaluate(
+        backbone="digits-conv", dataset=["digits-object"], store=Path("store")
+    )
     catalog = load_catalog()
     model = catalog.bind("backbone", "digits-conv").build().build()
     images = catalog.bind("dataset", "digits-object").build().open(None)
@@ -408,3 +411,101 @@ def test_results_of_several_runs_ask_for_one() -> None:
     assert json.loads(results.dumps("json")) == results.to_json()
     assert results.dumps("csv").count("\n") == 1 + 2 * (3 + 6)
     assert results.dumps("md").count("**mRI** (2 of 8 sources)") == 2
+
+
+class Noisy:
+    """Draws from every global generator, before and in its fit, as third parties do."""
+
+    def finetune(self, task: Task) -> Classifier:
+        model = task.pretrained.copy()
+        with torch.no_grad():
+            model.head.bias.add_(torch.randn_like(model.head.bias))
+
+        def loss(model: Classifier, batch: Any) -> torch.Tensor:
+            return task.cross_entropy(model, batch) * float(np.random.rand() + random.random())
+
+        return task.fit(model, loss)
+
+
+def test_a_method_that_draws_from_global_generators_is_repeatable_whatever_else_runs() -> None:
+    catalog = catalog_with((MethodSpec(name="noisy", target="", summary=""), Noisy))
+    torch.manual_seed(1)
+    one = execute(open_session(make_config(settings(method="noisy")), catalog=catalog))
+    torch.manual_seed(2)
+    np.random.seed(2)
+    other = settings(method=["ft", "noisy"], store=Path("other"))
+    two = execute(open_session(make_config(other), catalog=catalog))
+    assert one[0].record["finetune"] == two[1].record["finetune"]
+    assert one[0].to_json()["post"] == two[1].to_json()["post"]
+    for key in one[0].record["finetune"].values():
+        files = [Path(s) / "steps" / key / "model.safetensors" for s in ("store", "other")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), SystemExit(3)])
+def test_a_method_that_raises_or_exits_is_one_message_and_the_others_go_on(
+    error: BaseException,
+) -> None:
+    class Quits:
+        def finetune(self, task: Task) -> Classifier:
+            raise error
+
+    catalog = catalog_with((MethodSpec(name="quits", target="", summary=""), Quits))
+    session = open_session(make_config(settings(method=["quits", "ft"])), catalog=catalog)
+    with pytest.raises(PartialFailureError) as caught:
+        execute(session)
+    assert caught.value.results[1].complete
+
+
+def test_a_component_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self) -> None:
+            raise ValueError("a bug")
+
+    catalog = catalog_with((MethodSpec(name="broken", target="", summary=""), Broken))
+    with pytest.raises(
+        rib_harness.PluginError, match=r"'testing/broken' failed: ValueError: a bug"
+    ):
+        execute(open_session(make_config(settings(method="broken")), catalog=catalog))
+    monkeypatch.setenv("RIB_STRICT_PLUGINS", "1")
+    with pytest.raises(ValueError, match="a bug"):
+        execute(open_session(make_config(settings(method="broken")), catalog=catalog))
+
+
+def test_a_store_whose_first_process_was_killed_at_its_start_is_a_store() -> None:
+    Path("store/steps").mkdir(parents=True)
+    Path("store/.store.json-x").touch()
+    assert rib_harness.run(**settings()).complete
+
+
+def test_why_explains_a_step_that_is_not_done_and_what_lies_behind_a_checkpoint(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rib_harness import cli
+
+    rib_harness.run(**settings())
+    options = ["-b", "digits-conv", "-d", "digits-a", "-d", "digits-r", "--limit", "2",
+               "-m", "ft", "--set", "recipe.epochs=1", "--set", "recipe.lr=0.5"]  # fmt: skip
+    capsys.readouterr()
+    step = "evaluate/digits-conv/ft/digits-a/seed0/digits-r"
+    assert cli._code(["why", step, "--store", "store", "--json", *options]) == 0
+    (done,) = json.loads(capsys.readouterr().out)
+    assert done["done"]
+    new = planned(recipe={"epochs": 1, "lr": 0.5}).steps[-1]
+    assert cli._code(["why", new.key, "--store", "store", "--json", *options]) == 0
+    (document,) = json.loads(capsys.readouterr().out)
+    assert not document["done"]
+    assert document["differs"] == ["checkpoint.recipe.lr"]
+
+
+def test_the_api_refuses_what_it_would_ignore() -> None:
+    with pytest.raises(TypeError, match="evaluate\\(\\) takes no method"):
+        rib_harness.evaluate(method="ft")
+    with pytest.raises(ConfigError, match=r"no plugin is called 'digit'. Did you mean 'digits'"):
+        rib_harness.run(**settings(no_plugin=["digit"]))
+    for seed in (-1, 2**40):
+        with pytest.raises(ConfigError, match="seed"):
+            rib_harness.run(**settings(seed=seed))
+    for method in ("lwf:alpha=nan", "lwf:temperature=inf"):
+        with pytest.raises(ConfigError, match="not JSON compliant"):
+            rib_harness.run(**settings(method=method))

@@ -13,6 +13,8 @@ import pytest
 from rib_harness import StoreError
 from rib_harness.store import Store, key_of, write_atomically
 
+RECORD = {"format": "rib-harness.run/1", "method": "lwf"}
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
@@ -131,8 +133,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(
 
 
 def test_the_same_run_again_is_the_same_record(store: Store) -> None:
-    first = store.save_run({"method": "lwf"}, "method = 'lwf'\n", "2026-01-01")
-    again = store.save_run({"method": "lwf"}, "method = 'lwf'\n", "2026-02-02")
+    first = store.save_run(RECORD, "method = 'lwf'\n", "2026-01-01")
+    again = store.save_run(RECORD, "method = 'lwf'\n", "2026-02-02")
     assert first == again
     assert len(store.runs()) == 1
     assert json.loads((store.path / "store.json").read_text()) == {"format": 1}

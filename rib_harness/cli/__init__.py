@@ -78,6 +78,7 @@ def _code(arguments: list[str] | None) -> int:
         code = cli.main(arguments, standalone_mode=False, prog_name="rib-harness")
         return code if isinstance(code, int) else 0
     except click.exceptions.Abort:
+        click.echo("Stopped before any step; nothing was lost.", err=True)
         return 130
     except click.ClickException as error:
         error.show()

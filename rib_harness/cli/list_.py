@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -36,12 +37,21 @@ def command(kind: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     console().print(shown)
 
 
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: an open end of a range is null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def to_json(component: Component) -> dict[str, Any]:
     """The spec's fields, the canonical id and the plugin."""
     return {
         "id": component.id,
         "kind": component.spec.kind,
-        **asdict(component.spec),
+        **_finite(asdict(component.spec)),
         "plugin": component.plugin.name,
         "distribution": component.plugin.distribution,
         "distribution_version": component.plugin.version,

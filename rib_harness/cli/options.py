@@ -49,7 +49,7 @@ _RUN = [
     option("--workers", type=int, metavar="N",
            help="Threads that decode images.  [default: one a core]"),
     option("--eval-batch-size", type=int, metavar="N",
-           help="Images a forward pass in evaluation; changes no number.  [default: what is fast]"),
+           help="Images a forward pass in scoring; no prediction depends on it."),
     no_plugin,
 ]  # fmt: skip
 
@@ -104,7 +104,7 @@ def to_config(settings: dict[str, Any]) -> RunConfig:
         name, equals, value = text.partition("=")
         if not equals or not name.startswith("recipe."):
             raise click.UsageError(f"--set: expected recipe.KEY=VALUE, got {text!r}.")
-        recipe[name.removeprefix("recipe.").strip()] = None if value == "none" else value.strip()
+        recipe[name.removeprefix("recipe.").strip()] = value.strip()
     if recipe:
         values["recipe"] = recipe
     return make_config(values, file)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -21,7 +21,8 @@ def console() -> Console:
     """stdout; 80 columns where it is no terminal."""
     width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None
     if width is None:
-        width = int(os.environ.get("COLUMNS", 80))
+        given = os.environ.get("COLUMNS", "")
+        width = int(given) if given.isdigit() and int(given) > 0 else 80
     return Console(width=width, markup=False, highlight=False, emoji=False)
 
 
@@ -56,22 +57,6 @@ def print_results(results: Results, catalog: Catalog) -> None:
             console().print(f"note: {note}", style="dim")
 
 
-def describe_recipe(recipe: Mapping[str, Any]) -> str:
-    """One line: `sgd, lr 0.01, batch 32, 10 epochs, cosine, warmup 10`, and what is unusual."""
-    parts = [
-        recipe["optimizer"],
-        f"lr {recipe['lr']:g}",
-        f"batch {recipe['batch_size']}",
-        f"{recipe['epochs']} epochs",
-        recipe["schedule"],
-        f"warmup {recipe['warmup_steps']}",
-    ]
-    usual = {"momentum": 0.9, "weight_decay": 0.0, "micro_batch": None, "max_steps": None,
-             "clip_grad": None, "precision": "fp32", "augment": "none"}  # fmt: skip
-    parts += [f"{name} {recipe[name]}" for name, value in usual.items() if recipe[name] != value]
-    return ", ".join(parts)
-
-
 def _that_fit(runs: Sequence[RunResult], first: RunResult) -> list[list[RunResult]]:
     """The methods in portions whose columns fit beside the names; at least one portion."""
     names = [*first.matrix.members, *(f"{name} (ref)" for name in first.matrix.references)]
@@ -89,7 +74,7 @@ def _that_fit(runs: Sequence[RunResult], first: RunResult) -> list[list[RunResul
 
 
 def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
-    from rib_harness.results import known
+    from rib_harness.results import describe_recipe, known
 
     record, matrix = first.record, first.matrix
     title = f"{record['suite']} · {record['backbone']}"
@@ -128,11 +113,17 @@ def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
 
 
 def _print_summary(results: Results, catalog: Catalog) -> None:
+    from rib_harness.catalog import FIRST_PARTY
     from rib_harness.options import load_target
     from rib_harness.results import known
 
     wanted = ("mri", "mean-ood-accuracy", "gain", "forgetting")
-    metrics = {c.spec.name: c for c in catalog.list("metric") if c.spec.name in wanted}
+    # Of the first-party plugin only: another metric of one of these names is another number.
+    metrics = {
+        c.spec.name: c
+        for c in catalog.list("metric")
+        if c.spec.name in wanted and c.plugin.distribution in FIRST_PARTY
+    }
     heads = {"mri": "mRI", "mean-ood-accuracy": "OOD after", "gain": "gain",
              "forgetting": "forgot"}  # fmt: skip
     names = [name for name in wanted if name in metrics]

@@ -4,58 +4,92 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rib_harness.cli.options import json_flag, store
+from rib_harness.cli.options import json_flag, run_options
+
+if TYPE_CHECKING:
+    from rib_harness.config import RunConfig
 
 
 @click.command("why")
 @click.argument("step")
-@store
+@run_options(train=True)
 @json_flag
-def command(step: str, store: Path | None, as_json: bool) -> None:
+def command(config: RunConfig, step: str, as_json: bool) -> None:
     """Explain a step's key: every field in it, and which differ from the most similar step.
 
-    STEP is a key, the beginning of one, or a step's id, as `plan` prints them.
+    STEP is a key, the beginning of one, or a step's id, as `plan` prints them. A step that is not
+    done yet is found with the options of its run.
     """
     from rib_harness.cli.tables import console, table
     from rib_harness.errors import RibError, nearest
     from rib_harness.store import Store
 
-    path = store or Path("rib-store")
-    steps = {key: (inputs, done) for key, inputs, done in Store(path).steps()}
-    found = [k for k, (_, done) in steps.items() if k.startswith(step) or done["id"] == step]
-    if not found:
-        ids = [done["id"] for _, done in steps.values()]
+    store = Store(config.store)
+    done = {key: (str(found["id"]), inputs) for key, inputs, found in store.steps()}
+    steps = dict(done)
+    chosen = _named(step, steps)
+    if not chosen and config.method:
+        from rib_harness.runner import open_session
+
+        steps |= {s.key: (s.id, dict(s.inputs)) for s in open_session(config).plan.steps}
+        chosen = _named(step, steps)
+    if not chosen:
+        ids = {name for name, _ in steps.values()}
         raise RibError(
-            f"The store {path} has no finished step {step!r}.{nearest(step, ids)} "
-            "`rib-harness plan` prints ids and keys."
+            f"The store {config.store} has no finished step {step!r}.{nearest(step, ids)} "
+            "`rib-harness plan` prints ids and keys; for a step that is not done yet, add the "
+            "options of its run."
         )
-    for key in found:
-        inputs, done = steps[key]
-        fields = flat(inputs)
+    documents = []
+    for key in chosen:
+        name, inputs = steps[key]
+        fields = flat(_with_checkpoint(inputs, steps))
         others = {
-            k: flat(i) for k, (i, _) in steps.items() if k != key and i["kind"] == inputs["kind"]
+            k: flat(_with_checkpoint(i, steps))
+            for k, (_, i) in done.items()
+            if k != key and i["kind"] == inputs["kind"]
         }
         near = min(others, key=lambda k: len(differing(fields, others[k])), default=None)
         differ = differing(fields, others[near]) if near else []
+        documents.append(
+            {"format": "rib-harness.why/1", "key": key, "id": name, "done": key in done,
+             "inputs": inputs, "nearest": near, "differs": differ}
+        )  # fmt: skip
         if as_json:
-            document = {"format": "rib-harness.why/1", "key": key, "id": done["id"],
-                        "inputs": inputs, "nearest": near, "differs": differ}  # fmt: skip
-            click.echo(json.dumps(document, indent=1))
             continue
-        click.echo(f"{done['id']}\nkey {key}\n")
+        click.echo(f"{name}\nkey {key}{'' if key in done else ', not done yet'}\n")
         shown = table("field", "value")
-        for name, value in fields.items():
-            shown.add_row(name, str(value))
+        for field, value in fields.items():
+            shown.add_row(field, str(value))
         console().print(shown)
         if near:
-            click.echo(f"Nearest step: {steps[near][1]['id']} ({near[:8]}). It differs in:")
-            for name in differ:
-                click.echo(f"  {name}: {fields.get(name)} here, {others[near].get(name)} there")
+            click.echo(f"Nearest finished step: {done[near][0]} ({near[:8]}). It differs in:")
+            for field in differ:
+                here, there = fields.get(field), others[near].get(field)
+                click.echo(f"  {field}: {here} here, {there} there")
+    if as_json:
+        click.echo(json.dumps(documents, indent=1))
+
+
+def _named(step: str, steps: Mapping[str, tuple[str, Any]]) -> list[str]:
+    """Keys that a user may mean; at least four characters of a key."""
+    return [
+        key
+        for key, (name, _) in steps.items()
+        if name == step or (len(step) >= 4 and key.startswith(step))
+    ]
+
+
+def _with_checkpoint(
+    inputs: Mapping[str, Any], steps: Mapping[str, tuple[str, Any]]
+) -> Mapping[str, Any]:
+    """An evaluation's inputs with those of the fine-tuning behind it, which say more than a key."""
+    made = steps.get(inputs.get("checkpoint", ""))
+    return {**inputs, "checkpoint": made[1]} if made else inputs
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

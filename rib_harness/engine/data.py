@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ class Pixels:
     Args:
         images: the set.
         preprocess: see `Preprocess`.
+        origin: what else names the set, e.g. its component's id, version and options.
         workers: threads that decode; None is one a core.
         pack: keep the decoded pixels in the user's cache folder; None decides by size.
         advance: told how many more images were decoded, for a progress bar.
@@ -97,15 +98,17 @@ class Pixels:
         images: ImageSet,
         preprocess: Preprocess,
         *,
+        origin: Mapping[str, Any] | None = None,
         workers: int | None = None,
         pack: bool | None = None,
         advance: Advance | None = None,
     ):
         self.images = images
         self.preprocess = preprocess
+        self.origin = dict(origin or {})
         self.workers = workers or os.cpu_count() or 1
         size = len(images) * 3 * preprocess.size**2
-        limit = float(os.environ.get("RIB_PACK_LIMIT", PACK_LIMIT_GIB)) * 2**30
+        limit = _pack_limit() * 2**30
         self.packed: NDArray[np.uint8] | None = None
         if size <= limit if pack is None else pack:
             self.packed = self._pack(advance)
@@ -148,6 +151,7 @@ class Pixels:
         """The pack, made if needed; None if the disk has no room for it."""
         n, side = len(self.images), self.preprocess.size
         what = {
+            "origin": self.origin,
             "fingerprint": self.images.fingerprint,
             "limit": self.images.limit,
             "pixels": self.preprocess.pixel_fields(),
@@ -179,6 +183,14 @@ class Pixels:
         finally:
             Path(scratch).unlink(missing_ok=True)
         return _mapped(path, expected)
+
+
+def _pack_limit() -> float:
+    text = os.environ.get("RIB_PACK_LIMIT", "")
+    try:
+        return float(text) if text else PACK_LIMIT_GIB
+    except ValueError:
+        raise ConfigError([f"RIB_PACK_LIMIT: expected a number of GiB, got {text!r}."]) from None
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rib_harness.config import Recipe
 from rib_harness.engine.classifier import Classifier
 from rib_harness.engine.data import Batch
+from rib_harness.engine.device import random_state, seeded, set_random_state
 from rib_harness.errors import ConfigError, DivergedError, InterruptedRun, RibError, nearest
 from rib_harness.progress import Progress
 from rib_harness.signals import StopFlag
@@ -130,8 +131,7 @@ def fit(
         model.load_state_dict(tree["model"])
         _restore_extra(extra, tree)
         return model.eval()
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else []):
-        torch.manual_seed(job.stage_seed)
+    with seeded(f"{job.seed}/{job.stage}"):
         result = _Fit(model, loss, data, recipe, job, ema, extra).run()
     if finished is not None:
         tree = {"model": result.state_dict(), "extra": _states_of(extra)}
@@ -305,8 +305,7 @@ class _Fit:
             "average": self.average.state_dict() if self.average is not None else None,
             "extra": _states_of(self.extra),
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random": random_state(),
             "step": self.step,
             "sums": self.sums,
             "history": self.history,
@@ -325,9 +324,7 @@ class _Fit:
         _restore_extra(self.extra, tree)
         if tree["scaler"] is not None and self.job.accelerator.scaler is not None:
             self.job.accelerator.scaler.load_state_dict(tree["scaler"])
-        torch.set_rng_state(tree["rng"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(tree["rng_cuda"])
+        set_random_state(tree["random"])
         self.step, self.sums = tree["step"], tree["sums"]
         self.history, self.last_good = tree["history"], tree["last_good"]
         self.job.progress.say(f"{self.job.label}: goes on at step {self.step} of {self.total}")
@@ -405,8 +402,22 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         ConfigError: with the nearest name.
     """
-    optimizer = make_optimizer(recipe, [nn.Parameter(torch.zeros(2, 2))])
-    make_schedule(recipe, optimizer, total=10, per_epoch=10)
+    parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
+    try:
+        optimizer = make_optimizer(recipe, parameters)
+        make_schedule(recipe, optimizer, total=10, per_epoch=10)(0)
+        torch.stack([p.sum() for p in parameters]).sum().backward()
+        optimizer.step()
+        pack_tree(optimizer.state_dict())
+    except RibError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            [
+                f"recipe.optimizer={recipe.optimizer} with recipe.schedule={recipe.schedule} does "
+                f"not work with this training loop: {type(error).__name__}: {error}"
+            ]
+        ) from error
 
 
 def lr_factor(schedule: str, step: int, total: int, warmup: int) -> float:
@@ -476,6 +487,8 @@ def pack_tree(tree: Any) -> bytes:
             return {"d": [[shape_of(key), shape_of(value)] for key, value in node.items()]}
         if isinstance(node, list | tuple):
             return {"l" if isinstance(node, list) else "u": [shape_of(item) for item in node]}
+        if isinstance(node, torch.dtype):
+            return {"y": str(node).removeprefix("torch.")}
         if node is None or isinstance(node, bool | int | float | str):
             return node
         raise TypeError(f"a fit's state may not hold {type(node).__name__}: {node!r}")
@@ -495,6 +508,8 @@ def unpack_tree(path: Path) -> Any:
             ((kind, content),) = node.items()
             if kind == "t":
                 return file.get_tensor(content)
+            if kind == "y":
+                return getattr(torch, content)
             if kind == "d":
                 return {build(key): build(value) for key, value in content}
             return [build(item) for item in content] if kind == "l" else tuple(map(build, content))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -107,16 +108,19 @@ def _classes_of(
 def _load() -> dict[str, NDArray[Any]]:
     """All parts, made on first use and kept in the cache folder."""
     path = cache_dir("digits") / f"digits-{VERSION}.npz"
-    if not path.exists():
+    try:
+        with np.load(path) as kept:
+            return dict(kept)
+    except (OSError, ValueError, zipfile.BadZipFile):  # not there, or not whole
+        made = make()
         handle, scratch = tempfile.mkstemp(prefix=".digits-", suffix=".npz", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, **make())  # type: ignore[arg-type]
+                np.savez(file, **made)  # type: ignore[arg-type]
             Path(scratch).replace(path)
         finally:
             Path(scratch).unlink(missing_ok=True)
-    with np.load(path) as kept:
-        return dict(kept)
+        return made
 
 
 def make() -> dict[str, NDArray[Any]]:

@@ -118,10 +118,20 @@ def _scan(root: Path, group: str, index_of: dict[str, int]) -> Iterator[File]:
             )
         with os.scandir(folder) as entries:
             for entry in entries:
+                if entry.is_dir():
+                    raise DataError(
+                        f"{entry.path} is a folder: images lie directly in their class's folder."
+                    )
                 if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.name[0] != ".":
+                    if not entry.is_file() or not entry.name.isprintable():
+                        raise DataError(
+                            f"{entry.path!r} is no file that can be read: a broken link, or a name "
+                            "that is not UTF-8."
+                        )
                     path = "/".join(p for p in (group, folder.name, entry.name) if p)
                     stat = entry.stat()
-                    yield File(path, folder.name, group, stat.st_size, stat.st_mtime_ns)
+                    # The time of the last change of any kind: `touch` cannot turn it back.
+                    yield File(path, folder.name, group, stat.st_size, stat.st_ctime_ns)
 
 
 def _notes(labels: np.ndarray, folders: Sequence[str], images: int, expected: int) -> Iterator[str]:

@@ -17,6 +17,9 @@ from rib_harness import Classifier, ConfigError, DataError, Identity, Preprocess
 from rib_harness.errors import nearest
 from rib_plugin_timm.weights import read_weights
 
+#: Arguments of timm that bring weights of which the harness would have no digest.
+_OTHER_WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "features_only")
+
 
 class TimmBackbone:
     """A timm classifier, with weights from the hub or from a local file.
@@ -58,6 +61,26 @@ class TimmBackbone:
             "crop_pct": crop_pct,
             "interpolation": interpolation,
         }
+        refused = [name for name in _OTHER_WEIGHTS if name in model_args]
+        if refused:
+            raise ConfigError([f"timm:{tag}: give weights=FILE instead of {refused[0]}."])
+        checks = {
+            "input_size": (input_size is None or input_size > 0, "an integer above 0"),
+            "mean": (mean is None or len(mean) in (1, 3), "one value or three, as 0.5+0.5+0.5"),
+            "std": (std is None or (len(std) in (1, 3) and min(std) > 0), "one value or three > 0"),
+            "crop_pct": (crop_pct is None or 0 < crop_pct <= 1, "a number above 0, at most 1"),
+            "interpolation": (
+                interpolation in (None, "nearest", "bilinear", "bicubic", "lanczos"),
+                "nearest, bilinear, bicubic or lanczos",
+            ),
+        }
+        problems = [
+            f"timm:{tag}: {name}: expected {expected}, got {self.given[name]!r}."
+            for name, (fine, expected) in checks.items()
+            if not fine
+        ]
+        if problems:
+            raise ConfigError(problems)
         if not timm.is_model(tag):
             known = timm.list_models(pretrained=True) + timm.list_models()
             raise ConfigError(
@@ -70,6 +93,8 @@ class TimmBackbone:
         file = self._file(model)
         digest, files = "none", ()
         if file is not None:
+            if self.weights is not None:
+                self._load(model, file)  # whether it fits is told when planning
             digest, files = f"sha256:{_sha256(file)}", (str(file),)  # type: ignore[assignment]
         return Identity(digest, self._preprocess(model), int(model.num_classes), files)  # type: ignore[arg-type]
 
@@ -89,10 +114,13 @@ class TimmBackbone:
                 model: nn.Module = timm.create_model(
                     self.tag, pretrained=pretrained, **self.model_args
                 )
-        except TypeError as error:
+        except Exception as error:
             refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if refused is None:
-                raise
+                given = ", ".join(f"{k}={v}" for k, v in self.model_args.items()) or "no options"
+                raise ConfigError(
+                    [f"timm:{self.tag} with {given}: {type(error).__name__}: {error}"]
+                ) from error
             own = ["weights", "pretrained", *self.given]
             name = refused.group(1)
             raise ConfigError(
@@ -125,7 +153,11 @@ class TimmBackbone:
 
     def _load(self, model: nn.Module, file: Path) -> None:
         state = read_weights(file)
-        problems = model.load_state_dict(state, strict=False)
+        try:
+            problems = model.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # tensors of another shape
+            text = str(error).splitlines()
+            raise DataError(f"{file} does not fit timm:{self.tag}: {text[-1].strip()}") from None
         if problems.missing_keys or problems.unexpected_keys:
             raise DataError(
                 f"{file} does not fit timm:{self.tag}: "
