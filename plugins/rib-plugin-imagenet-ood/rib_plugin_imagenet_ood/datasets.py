@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rib_harness import DataError, ImageSet
 from rib_plugin_imagenet_ood.classes import imagenet_classes
@@ -102,6 +103,53 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+OBJECTNET = Layout(
+    ("objectnet-1.0", "objectnet"),
+    "objectnet-1.0.zip from objectnet.dev, with the password of its download page",
+    images=18_574,
+)
+
+
+def _objectnet(root: Path) -> ImageSet:
+    """The 113 classes that overlap with ImageNet's, by ids and never by names.
+
+    `imagenet_id_to_objectnet_id.json` counts ObjectNet's labels in alphabetical order. Nine
+    classes have two or three ImageNet ids.
+    """
+    label_of = _mapping(root, "folder_to_objectnet_label.json")
+    number_of = _mapping(root, "imagenet_id_to_objectnet_id.json")
+    number = {label: i for i, label in enumerate(sorted(label_of.values()))}
+    ids: dict[int, list[int]] = {}
+    for imagenet_id, objectnet_id in number_of.items():
+        ids.setdefault(int(objectnet_id), []).append(int(imagenet_id))
+    folders = sorted(folder for folder, label in label_of.items() if number[label] in ids)
+    return image_set(
+        root / "images",
+        groups=(),
+        folders=folders,
+        ids=[sorted(ids[number[label_of[folder]]]) for folder in folders],
+        classes=[label_of[folder] for folder in folders],
+        source="objectnet",
+        expected=OBJECTNET.images,
+        others=frozenset(label_of) - frozenset(folders),
+        red_border=True,
+    )
+
+
+def _mapping(root: Path, name: str) -> dict[str, Any]:
+    path = root / "mappings" / name
+    try:
+        mapping: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError(
+            f"{path} is missing: it says which classes are ImageNet's. It comes with ObjectNet, or "
+            "with its template repository (abarbu/objectnet-template)."
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+    return mapping
+
+
 @dataclass(frozen=True)
 class ImageNetFolder:
     """One of the sets, from its extracted official layout.
@@ -115,14 +163,14 @@ class ImageNetFolder:
     def open(self, root: Path | None) -> ImageSet:
         """Index the set below the data root."""
         if self.name == "objectnet":
-            raise DataError("this version cannot read ObjectNet yet; leave it out with --dataset.")
+            return _objectnet(_find(OBJECTNET, root))
         layout = LAYOUTS[self.name]
         classes = [c for c in imagenet_classes() if layout.subset in c.sets]
         return image_set(
             _find(layout, root),
             groups=layout.groups,
             folders=[str(c.id) if layout.numbered else c.wnid for c in classes],
-            ids=[c.id for c in classes],
+            ids=[(c.id,) for c in classes],
             classes=[f"{c.wnid} {c.words}" for c in classes],
             source="imagenet-val" if layout.from_val else self.name,
             expected=layout.images,

@@ -51,10 +51,12 @@ def image_set(
     *,
     groups: Sequence[str],
     folders: Sequence[str],
-    ids: Sequence[int],
+    ids: Sequence[Sequence[int]],
     classes: Sequence[str],
     source: str,
     expected: int,
+    others: frozenset[str] = frozenset(),
+    red_border: bool = False,
 ) -> ImageSet:
     """Index a folder; no picture is decoded.
 
@@ -62,10 +64,12 @@ def image_set(
         root: the set's folder.
         groups: subfolders `corruption/severity`; empty where the classes lie directly below.
         folders: names of the class folders, in the order of the set's classes.
-        ids: their ids in the label space.
+        ids: for each its ids in the label space.
         classes: names for people.
         source: prefix of the source ids; sets with one prefix share photographs by file name.
         expected: images of the published set.
+        others: folders that belong to the set and are not used.
+        red_border: whether to crop a border of pure red, as ObjectNet's pictures have.
 
     Raises:
         DataError: a folder that is no class, a group that is missing, or no image at all.
@@ -75,7 +79,7 @@ def image_set(
     for group in groups or ("",):
         if group and not (root / group).is_dir():
             raise DataError(f"{root / group} is missing: the set needs all of {', '.join(groups)}.")
-        files += _scan(root, group, index_of)
+        files += _scan(root, group, index_of, others)
     # By class in the order of the label space, never in the order of folder names as text:
     # V2's folders are numbers.
     files.sort(key=lambda f: (index_of[f.folder], f.group, f.path))
@@ -85,12 +89,12 @@ def image_set(
     group_column = np.array([f.group for f in files])
     stems = [f.stem if source == "imagenet-val" else f"{f.folder}/{f.stem}" for f in files]
     sources = np.array([f"{source}/{stem}" for stem in stems])
-    class_map = tuple((i,) for i in ids)
+    class_map = tuple(tuple(one) for one in ids)
     return ImageSet(
         labels=labels,
         classes=tuple(classes),
         class_map=class_map,
-        read=_Reader(str(root), [f.path for f in files]),
+        read=_Reader(str(root), [f.path for f in files], red_border),
         names=[str(root / f.path) for f in files],
         source=sources,
         group=group_column,
@@ -106,10 +110,12 @@ def image_set(
     )
 
 
-def _scan(root: Path, group: str, index_of: dict[str, int]) -> Iterator[File]:
+def _scan(
+    root: Path, group: str, index_of: dict[str, int], others: frozenset[str]
+) -> Iterator[File]:
     below = root / group if group else root
     for folder in sorted(below.iterdir()):
-        if not folder.is_dir() or folder.name.startswith("."):
+        if not folder.is_dir() or folder.name.startswith(".") or folder.name in others:
             continue
         if folder.name not in index_of:
             raise DataError(
@@ -153,10 +159,26 @@ class _Reader:
 
     root: str
     paths: list[str]
+    red_border: bool
 
     def __call__(self, index: int) -> Image.Image:
         with Image.open(Path(self.root, self.paths[index])) as picture:
-            return picture.convert("RGB")
+            rgb = picture.convert("RGB")
+        return without_red_border(rgb) if self.red_border else rgb
+
+
+def without_red_border(picture: Image.Image) -> Image.Image:
+    """Crop the outer rings of pixels that are all pure red; a picture without any is left alone."""
+    pixels = np.asarray(picture)
+    red = (pixels == (255, 0, 0)).all(2)
+    height, width = red.shape
+    rings = 0
+    while 2 * (rings + 1) < min(height, width):
+        ring = red[rings : height - rings, rings : width - rings]
+        if not (ring[0].all() and ring[-1].all() and ring[:, 0].all() and ring[:, -1].all()):
+            break
+        rings += 1
+    return picture.crop((rings, rings, width - rings, height - rings)) if rings else picture
 
 
 def _digests(root: Path, files: Sequence[File]) -> list[str]:

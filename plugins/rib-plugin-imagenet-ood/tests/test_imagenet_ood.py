@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from importlib.util import find_spec
@@ -14,13 +15,14 @@ import torch
 from PIL import Image
 from rib_plugin_imagenet_ood.classes import imagenet_classes
 from rib_plugin_imagenet_ood.datasets import CORRUPTIONS, LAYOUTS, ImageNetFolder
+from rib_plugin_imagenet_ood.folders import without_red_border
 
 import rib_harness
 from rib_harness import DataError, ImageSet
 from rib_harness.catalog import load_catalog
 
-MEMBERS = ["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-cartoon",
-           "imagenet-drawing"]  # fmt: skip
+MEMBERS = ["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
+           "imagenet-cartoon", "imagenet-drawing"]  # fmt: skip
 
 
 def timm_list(name: str) -> list[str]:
@@ -102,8 +104,6 @@ def test_missing_data_says_where_it_was_looked_for_and_how_to_get_it(tmp_path: P
     (tmp_path / "imagenet-a").mkdir()
     with pytest.raises(DataError, match="holds no images; expected folders such as"):
         opened("imagenet-a", tmp_path)
-    with pytest.raises(DataError, match="cannot read ObjectNet yet"):
-        opened("objectnet", tmp_path)
 
 
 def test_a_copy_elsewhere_is_the_same_set_and_a_changed_byte_is_another(tmp_path: Path) -> None:
@@ -164,6 +164,67 @@ def test_a_file_that_does_not_decode_is_named(tmp_path: Path, content: Any) -> N
         opened("imagenet-a", tmp_path).image(0)
 
 
+def write_objectnet(root: Path) -> None:
+    """Three of its classes: one with three ids, one with one, one that is not ImageNet's."""
+    mappings = root / "objectnet-1.0" / "mappings"
+    mappings.mkdir(parents=True)
+    labels = {"chair": "Chair", "air_freshener": "Air freshener", "banana": "Banana"}
+    (mappings / "folder_to_objectnet_label.json").write_text(json.dumps(labels))
+    ids = {"423": 2, "559": 2, "765": 2, "954": 1}
+    (mappings / "imagenet_id_to_objectnet_id.json").write_text(json.dumps(ids))
+    for folder in labels:
+        pixels = np.full((20, 24, 4), 255, np.uint8)
+        pixels[..., 1:3] = 0
+        pixels[2:-2, 2:-2] = (255, 0, 9, 255)
+        path = root / "objectnet-1.0" / "images" / folder / "a b.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(path)
+
+
+def test_objectnet_is_read_by_ids_with_its_border_off(tmp_path: Path) -> None:
+    write_objectnet(tmp_path)
+    images = opened("objectnet", tmp_path)
+    assert images.classes == ("Banana", "Chair")
+    assert images.class_map == ((954,), (423, 559, 765))
+    assert len(images) == 2
+    picture = np.asarray(images.image(0))
+    assert picture.shape == (16, 20, 3)
+    assert (picture == (255, 0, 9)).all()
+
+
+def test_only_a_whole_ring_of_red_is_a_border() -> None:
+    pixels = np.zeros((9, 9, 3), np.uint8)
+    pixels[0] = pixels[-1] = (255, 0, 0)
+    assert without_red_border(Image.fromarray(pixels)).size == (9, 9)
+    pixels[:, 0] = pixels[:, -1] = (255, 0, 0)
+    assert without_red_border(Image.fromarray(pixels)).size == (7, 7)
+    everything = Image.new("RGB", (9, 9), (255, 0, 0))
+    assert min(without_red_border(everything).size) >= 1
+
+
+def test_objectnet_without_its_mappings_says_which_file_is_missing(tmp_path: Path) -> None:
+    write_objectnet(tmp_path)
+    file = tmp_path / "objectnet-1.0" / "mappings" / "imagenet_id_to_objectnet_id.json"
+    file.write_text("{")
+    with pytest.raises(DataError, match=r"imagenet_id_to_objectnet_id.json is damaged"):
+        opened("objectnet", tmp_path)
+    file.unlink()
+    with pytest.raises(DataError, match=r"imagenet_id_to_objectnet_id.json is missing"):
+        opened("objectnet", tmp_path)
+
+
+@pytest.mark.parametrize("trap", ["folder", "link", "deeper"])
+def test_what_is_no_readable_image_is_named(tmp_path: Path, trap: str) -> None:
+    folder = tmp_path / "imagenet-a" / "n01498041"
+    write(folder / "a.jpg")
+    if trap == "link":
+        (folder / "bad.jpg").symlink_to("nowhere")
+    else:
+        (folder / ("bad.jpg" if trap == "folder" else "bad")).mkdir()
+    with pytest.raises(DataError, match=r"n01498041/bad"):
+        opened("imagenet-a", tmp_path)
+
+
 def test_the_suite_is_declared_in_full() -> None:
     spec = load_catalog().get("suite", "imagenet-rib").spec
     assert len(spec.members) == 8  # type: ignore[attr-defined]
@@ -185,7 +246,7 @@ def reference(data: Path) -> str:
 
 @pytest.mark.slow
 def test_a_pre_is_that_of_a_plain_torch_loop_to_the_image(shared: Path) -> None:
-    """val, V2 and R are also in the README of the data: 314/400, 168/200, 38/100."""
+    """val, V2, R and ObjectNet as the README of the data says; the others by the loop below."""
     import timm
     from safetensors.torch import load_file
     from torchvision import transforms
@@ -199,6 +260,7 @@ def test_a_pre_is_that_of_a_plain_torch_loop_to_the_image(shared: Path) -> None:
     assert (pre["imagenet"].correct, pre["imagenet"].n) == (314, 400)
     assert (pre["imagenet-v2"].correct, pre["imagenet-v2"].n) == (168, 200)
     assert (pre["imagenet-r"].correct, pre["imagenet-r"].n) == (38, 100)
+    assert (pre["objectnet"].correct, pre["objectnet"].n) == (66, 90)
 
     model = timm.create_model("mobilenetv2_100", pad_type="same").eval()
     state = load_file(data / "weights" / "mobilenetv2_100_same.safetensors")
