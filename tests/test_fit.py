@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from rib_harness import Batch, Classifier, ConfigError, DivergedError, Task
 from rib_harness.config import Recipe
 from rib_harness.engine.data import epoch_order
-from rib_harness.engine.fit import lr_factor, make_optimizer, pack_tree, unpack_tree
+from rib_harness.engine.fit import (
+    lr_factor,
+    make_optimizer,
+    make_schedule,
+    pack_tree,
+    unpack_tree,
+)
 from rib_harness.errors import InterruptedRun
 from rib_harness.testing import tiny_classifier, tiny_images, tiny_task
 
@@ -223,6 +229,22 @@ def test_the_cosine_is_torchs() -> None:
         assert optimizer.param_groups[0]["lr"] == pytest.approx(lr_factor("cosine", step, 10, 0))
         optimizer.step()
         oracle.step()
+
+
+@pytest.mark.parametrize("name", ["tanh", "step", "poly", "cosine", "linear"])
+def test_every_schedule_warms_up_by_steps_and_ends_lower(name: str) -> None:
+    recipe = Recipe(schedule=name, warmup_steps=3, lr=1.0, epochs=9)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    set_lr = make_schedule(recipe, optimizer, 90, 10)
+    rates = []
+    for step in range(90):
+        set_lr(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert rates[3] > 0.9
+    assert rates[-1] < 0.2
+    set_lr(40)  # no state: any step again, as after a resume
+    assert optimizer.param_groups[0]["lr"] == rates[40]
 
 
 def test_optimizers_come_from_torch_then_timm_and_a_typo_is_told() -> None:

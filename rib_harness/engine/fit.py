@@ -462,14 +462,18 @@ def make_schedule(
         recipe.schedule,
         num_epochs=max(math.ceil(total / max(per_epoch, 1)), 1),
         min_lr=0.0,
-        warmup_lr=0.0,
-        warmup_epochs=math.ceil(recipe.warmup_steps / max(per_epoch, 1)),
+        warmup_epochs=0,
+        decay_epochs=max(recipe.epochs // 3, 1),  # of "step"; timm's own 90 would never come
+        decay_rate=0.9 if recipe.schedule == "poly" else 0.1,  # of "poly" it is the power
         step_on_epochs=False,
         updates_per_epoch=per_epoch,
     )
 
     def set_timm_lr(step: int) -> None:
         scheduler.step_update(step)
+        if step < recipe.warmup_steps:  # timm's warmup counts whole epochs
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * lr_factor("constant", step, total, recipe.warmup_steps)
 
     return set_timm_lr
 
