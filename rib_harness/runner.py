@@ -329,8 +329,7 @@ class _Walk:
         passes: dict[tuple[str, Any], list[Step]] = defaultdict(list)
         for step in steps:
             if step.model is not None and self.store.done(step.model.key) is None:
-                self.failures[step.id] = f"its checkpoint {step.model.id} was not made."
-                continue
+                continue  # its checkpoint failed, and that is said already
             pixels = step.backbone.identity.preprocess
             passes[(step.dataset.name, pixels)].append(step)
         for together in passes.values():
