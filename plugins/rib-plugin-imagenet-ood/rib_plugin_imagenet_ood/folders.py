@@ -7,6 +7,7 @@ are kept with each file's size and time, and made anew for the files that change
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from PIL import Image
 
 from rib_harness import DataError, ImageSet, cache_dir, fingerprint_of
 from rib_harness.errors import nearest
+
+log = logging.getLogger("rib_harness.imagenet_ood")
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp"})
 
@@ -182,34 +185,52 @@ def without_red_border(picture: Image.Image) -> Image.Image:
 
 
 def _digests(root: Path, files: Sequence[File]) -> list[str]:
-    """SHA-256 of each file; read again only where size or time differ from last time."""
+    """SHA-256 of each file; read again only where size or time differ from last time.
+
+    What was read is kept also when the reading is interrupted.
+    """
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]
     kept_file = cache_dir("indices") / f"{name}.parquet"
-    kept: dict[tuple[str, int, int], str] = {}
-    if kept_file.exists():
-        try:
-            columns = pq.read_table(kept_file).to_pydict()
-            rows = zip(*(columns[c] for c in ("path", "size", "time", "digest")), strict=True)
-            kept = {(path, size, time): digest for path, size, time, digest in rows}
-        except (pa.ArrowException, KeyError, OSError):
-            kept = {}
-    with ThreadPoolExecutor() as pool:
-        digests = list(
-            pool.map(lambda f: kept.get((f.path, f.size, f.time)) or _sha256(root / f.path), files)
-        )
-    if any((f.path, f.size, f.time) not in kept for f in files):
-        table = pa.table(
-            {
-                "path": [f.path for f in files],
-                "size": [f.size for f in files],
-                "time": [f.time for f in files],
-                "digest": digests,
-            }
-        )
-        scratch = kept_file.with_suffix(f".{os.getpid()}.part")
-        pq.write_table(table, scratch)
-        scratch.replace(kept_file)
-    return digests
+    kept = _read_index(kept_file)
+    new = [f for f in files if (f.path, f.size, f.time) not in kept]
+    if len(new) > 5000:
+        log.warning("%s: reading %s files once, to know their content", root, f"{len(new):,}")
+    try:
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(new), 1000):
+                chunk = new[start : start + 1000]
+                digests = pool.map(lambda f: _sha256(root / f.path), chunk)
+                for f, digest in zip(chunk, digests, strict=True):
+                    kept[f.path, f.size, f.time] = digest
+    finally:
+        if new:
+            _write_index(kept_file, [f for f in files if (f.path, f.size, f.time) in kept], kept)
+    return [kept[f.path, f.size, f.time] for f in files]
+
+
+def _read_index(path: Path) -> dict[tuple[str, int, int], str]:
+    try:
+        columns = pq.read_table(path).to_pydict()
+        rows = zip(*(columns[c] for c in ("path", "size", "time", "digest")), strict=True)
+        return {(file, size, time): digest for file, size, time, digest in rows}
+    except (pa.ArrowException, KeyError, OSError):  # not there, or damaged
+        return {}
+
+
+def _write_index(
+    path: Path, files: Sequence[File], digests: dict[tuple[str, int, int], str]
+) -> None:
+    table = pa.table(
+        {
+            "path": [f.path for f in files],
+            "size": [f.size for f in files],
+            "time": [f.time for f in files],
+            "digest": [digests[f.path, f.size, f.time] for f in files],
+        }
+    )
+    scratch = path.with_suffix(f".{os.getpid()}.part")
+    pq.write_table(table, scratch)
+    scratch.replace(path)
 
 
 def _sha256(path: Path) -> str:

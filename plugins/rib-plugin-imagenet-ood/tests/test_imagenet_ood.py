@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rib_plugin_imagenet_ood import folders
 from rib_plugin_imagenet_ood.classes import imagenet_classes
 from rib_plugin_imagenet_ood.datasets import CORRUPTIONS, LAYOUTS, ImageNetFolder
 from rib_plugin_imagenet_ood.folders import without_red_border
@@ -120,6 +122,35 @@ def test_a_copy_elsewhere_is_the_same_set_and_a_changed_byte_is_another(tmp_path
     assert abs(changed.stat().st_size - size) < 10
     assert opened("imagenet", tmp_path / "two").fingerprint != first
     assert opened("imagenet", tmp_path / "one").fingerprint == first
+
+
+def test_an_interrupted_reading_keeps_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(6):
+        write(tmp_path / "imagenet/val/n01440764" / f"ILSVRC2012_val_{k}.png", (k, 0, 0))
+    expected = opened("imagenet", tmp_path).fingerprint
+    monkeypatch.setenv("RIB_CACHE", str(tmp_path / "cache"))
+    original, read = folders._sha256, []
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        return original(path)
+
+    monkeypatch.setattr(folders, "_sha256", counted)
+    monkeypatch.setattr(folders, "ThreadPoolExecutor", lambda: ThreadPoolExecutor(1))
+    with pytest.raises(KeyboardInterrupt):
+        opened("imagenet", tmp_path)
+    before = set(read[:3])
+    read.clear()
+    read.extend(["-"] * 4)
+    assert opened("imagenet", tmp_path).fingerprint == expected
+    assert before.isdisjoint(read[4:])
+    (index,) = (tmp_path / "cache/indices").glob("*.parquet")
+    index.write_bytes(b"damaged")
+    assert opened("imagenet", tmp_path).fingerprint == expected
 
 
 def test_val_cartoon_drawing_and_c_share_photographs_by_file_name(tmp_path: Path) -> None:
