@@ -58,6 +58,10 @@ class Preprocess:
         part = picture.convert("RGB").resize((self.size, self.size), filter_, box=box)
         return np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))
 
+    def for_crops(self, side: int) -> Preprocess:
+        """For pictures that are square crops already: no resize where they have the size."""
+        return replace(self, resize=None if side == self.size else self.size)
+
     def pixel_fields(self) -> dict[str, Any]:
         """The part that decides `pixels`; mean and std come later."""
         return {"size": self.size, "resize": self.resize, "interpolation": self.interpolation}
@@ -109,6 +113,8 @@ class ImageSet:
         group: (N,) e.g. `"fog/3"`; empty texts where there are no groups.
         fingerprint: hash of the contents, see `fingerprint_of`.
         notes: what a user should know, e.g. that classes are missing.
+        cropped: side of the pictures, where they are square crops already, as ImageNet-C's are:
+            resizing those once more costs points (`Preprocess.for_crops`).
         limit: images a class (and group) that were taken at most (`--limit`); None is all.
     """
 
@@ -121,6 +127,7 @@ class ImageSet:
     group: NDArray[np.str_]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    cropped: int | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from rib_harness.catalog import Bound, Catalog, Component, guarded
 from rib_harness.config import Recipe, RunConfig, make_recipe
 from rib_harness.errors import ConfigError, DataError, RibError, nearest
 from rib_harness.identify import identity_of
-from rib_harness.images import ImageSet
+from rib_harness.images import ImageSet, Preprocess
 from rib_harness.options import members_of
 from rib_harness.protocols import Identity
 from rib_harness.specs import SuiteSpec
@@ -75,6 +75,7 @@ class Step:
         done: whether the store has it.
         backbone: what it starts from.
         dataset: what it trains on, or what it is scored on.
+        preprocess: what its pictures go through: the backbone's, but for sets of crops.
         images: images to score.
         updates: optimizer steps at most.
         needs: for a fine-tuning step, reference → step of the checkpoint that it starts from.
@@ -88,6 +89,7 @@ class Step:
     done: bool
     backbone: PlannedBackbone = field(repr=False)
     dataset: PlannedDataset = field(repr=False)
+    preprocess: Preprocess = field(repr=False)
     images: int = 0
     updates: int = 0
     method: Bound | None = field(default=None, repr=False)
@@ -364,7 +366,6 @@ class _Planner:
             parts = ["evaluate", backbone.bound.label, "pretrained"]
         else:
             inputs["checkpoint"] = model.key
-            inputs["preprocess"] = backbone.identity.preprocess.to_json()
             source = model.dataset.name
             parts = ["evaluate", backbone.bound.label, model.method.label, source,
                      f"seed{model.seed}"]  # fmt: skip
@@ -382,11 +383,16 @@ class _Planner:
         dataset: PlannedDataset,
         **rest: Any,
     ) -> Step:
+        preprocess, cropped = backbone.identity.preprocess, dataset.images.cropped
+        # The reference code resizes crops again: its preset does so too.
+        if cropped is not None and self.config.preset != "paper":
+            preprocess = preprocess.for_crops(cropped)
+        inputs["preprocess"] = preprocess.to_json()
         key = key_of(inputs)
         if key not in self.steps:
             done = self.store.done(key) is not None
             self.steps[key] = Step(
-                kind, "/".join(parts), key, inputs, done, backbone, dataset, **rest
+                kind, "/".join(parts), key, inputs, done, backbone, dataset, preprocess, **rest
             )
         return self.steps[key]
 

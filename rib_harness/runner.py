@@ -22,7 +22,7 @@ import tomli_w
 from rib_harness.catalog import Catalog, guarded, load_catalog
 from rib_harness.config import RunConfig, check_requirements, make_config
 from rib_harness.errors import ConfigError, PluginError, RibError, StoreError, nearest
-from rib_harness.plan import Plan, PlannedBackbone, PlannedDataset, Step, make_plan
+from rib_harness.plan import Plan, PlannedBackbone, Step, make_plan
 from rib_harness.progress import Progress, Silence
 from rib_harness.provenance import cost, environment
 from rib_harness.results import Results, collect
@@ -189,7 +189,7 @@ class _Walk:
             self.pretrained(step.backbone)
         # Every picture is decoded before any training starts: a broken one is told now.
         for step in missing:
-            self.pixels(step.backbone, step.dataset)
+            self.pixels(step)
         self.evaluate([s for s in missing if s.kind == "evaluate" and s.model is None])
         for step in missing:
             if step.kind == "finetune":
@@ -231,11 +231,11 @@ class _Walk:
         (work / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
         return work / "error.log"
 
-    def pixels(self, backbone: PlannedBackbone, dataset: PlannedDataset) -> Pixels:
-        """The dataset under the backbone's preprocessing, packed once."""
+    def pixels(self, step: Step) -> Pixels:
+        """The step's dataset under its preprocessing, packed once."""
         from rib_harness.engine.data import Pixels
 
-        preprocess = backbone.identity.preprocess
+        dataset, preprocess = step.dataset, step.preprocess
         key = (dataset.name, tuple(preprocess.pixel_fields().items()))
         if key not in self._pixels:
             bar = self.progress.bar(f"decode {dataset.name}", len(dataset.images))
@@ -296,7 +296,7 @@ class _Walk:
             before = pretrained.fingerprint()
             task = Task(
                 pretrained=pretrained,
-                pixels=self.pixels(step.backbone, step.dataset),
+                pixels=self.pixels(step),
                 recipe=step.recipe,
                 seed=step.seed,
                 accelerator=self.accelerator,
@@ -330,8 +330,7 @@ class _Walk:
         for step in steps:
             if step.model is not None and self.store.done(step.model.key) is None:
                 continue  # its checkpoint failed, and that is said already
-            pixels = step.backbone.identity.preprocess
-            passes[(step.dataset.name, pixels)].append(step)
+            passes[(step.dataset.name, step.preprocess)].append(step)
         for together in passes.values():
             for start in range(0, len(together), CHECKPOINTS_A_PASS):
                 chunk = together[start : start + CHECKPOINTS_A_PASS]
@@ -359,10 +358,10 @@ class _Walk:
             try:
                 tables, diverged = score_all(
                     classifiers,
-                    self.pixels(steps[0].backbone, dataset),
+                    self.pixels(steps[0]),
                     device=self.device,
                     batch_size=self.session.config.eval_batch_size
-                    or _eval_batch(self.device.type, steps[0].backbone.identity.preprocess.size),
+                    or _eval_batch(self.device.type, steps[0].preprocess.size),
                     advance=bar.advance,
                 )
             finally:

@@ -37,6 +37,17 @@ def test_a_crop_without_resize_equals_torchvision_also_where_it_pads(size: tuple
     np.testing.assert_array_equal(made.transpose(1, 2, 0), np.asarray(oracle))
 
 
+def test_crops_are_not_resized_again() -> None:
+    """ImageNet-C's pictures are 224 × 224: a second resize costs points (datasets.md)."""
+    crop = picture(32, 32)
+    made = Preprocess(size=32, resize=37).for_crops(32)
+    np.testing.assert_array_equal(made.pixels(crop).transpose(1, 2, 0), np.asarray(crop))
+    larger = Preprocess(size=48, resize=55).for_crops(32).pixels(crop)
+    np.testing.assert_array_equal(
+        larger.transpose(1, 2, 0), np.asarray(crop.resize((48, 48), Image.Resampling.BICUBIC))
+    )
+
+
 def test_normalised_values_equal_torchvision_to_the_bit() -> None:
     preprocess = Preprocess(size=32)
     pixels = preprocess.pixels(picture(40, 40))

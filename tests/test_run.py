@@ -161,6 +161,45 @@ def test_what_changes_no_number_leaves_the_key(change: dict[str, Any]) -> None:
     assert [step.key for step in one.steps] == [step.key for step in two.steps]
 
 
+def test_sets_of_crops_are_not_resized_again_but_by_the_paper_preset() -> None:
+    base = load_catalog()
+    suite, kinds = base.get("suite", "digits-rib"), ("backbone", "dataset", "method", "metric")
+
+    class Resizing:
+        def identity(self) -> Any:
+            from rib_harness.protocols import Identity
+
+            return Identity("w", rib_harness.Preprocess(size=32, resize=37), 11)
+
+    class Crops:
+        def open(self, root: Path | None) -> Any:
+            return replace(tiny_images(), cropped=32)
+
+    space = suite.spec.label_space  # type: ignore[attr-defined]
+    members = ("digits-a", "crops")
+    catalog = catalog_with(
+        (BackboneSpec(name="b", target="", summary="", label_space=space, light=True), Resizing),
+        (DatasetSpec(name="crops", target="", summary="", label_space=space), Crops),
+        base=Catalog(
+            base.plugins,
+            [
+                *(c for kind in kinds for c in base.list(kind)),
+                Component(replace(suite.spec, name="x-rib", members=members), suite.plugin),
+            ],
+        ),
+    )
+    resized = {}
+    for preset in ("default", "paper"):
+        config = RunConfig(suite="x-rib", backbone=("b",), method=("ft",), preset=preset)  # type: ignore[arg-type]
+        for step in make_plan(config, catalog, Store("store")).steps:
+            resized[preset, step.dataset.name, step.kind] = step.preprocess.resize
+            assert step.inputs["preprocess"]["resize"] == step.preprocess.resize
+    assert resized["default", "crops", "evaluate"] is None
+    assert resized["default", "crops", "finetune"] is None
+    assert resized["paper", "crops", "evaluate"] == 37
+    assert resized["default", "digits-a", "finetune"] == 37
+
+
 def test_every_field_of_the_recipe_is_tested() -> None:
     from rib_harness.config import Recipe
 

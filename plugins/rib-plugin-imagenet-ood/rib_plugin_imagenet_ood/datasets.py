@@ -35,6 +35,7 @@ class Layout:
         subset: letter of its classes in `classes.tsv`; empty for all 1000.
         numbered: whether the class folders are ids instead of WNIDs.
         from_val: whether its images are versions of ImageNet's validation photographs.
+        cropped: side of its pictures, where they are crops already.
         images: how many the published set holds.
     """
 
@@ -44,6 +45,7 @@ class Layout:
     numbered: bool = False
     from_val: bool = False
     groups: tuple[str, ...] = ()
+    cropped: int | None = None
     images: int = 0
 
 
@@ -98,6 +100,7 @@ LAYOUTS: dict[str, Layout] = {
         "blur, digital, noise and weather.tar from zenodo.org, record 2235448",
         from_val=True,
         groups=tuple(f"{c}/{severity}" for c in CORRUPTIONS for severity in range(1, 6)),
+        cropped=224,
         images=3_750_000,
     ),
 }
@@ -174,6 +177,7 @@ class ImageNetFolder:
             classes=[f"{c.wnid} {c.words}" for c in classes],
             source="imagenet-val" if layout.from_val else self.name,
             expected=layout.images,
+            cropped=layout.cropped,
         )
 
 

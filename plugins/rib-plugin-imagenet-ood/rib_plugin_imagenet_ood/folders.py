@@ -60,6 +60,7 @@ def image_set(
     expected: int,
     others: frozenset[str] = frozenset(),
     red_border: bool = False,
+    cropped: int | None = None,
 ) -> ImageSet:
     """Index a folder; no picture is decoded.
 
@@ -72,6 +73,7 @@ def image_set(
         source: prefix of the source ids; sets with one prefix share photographs by file name.
         expected: images of the published set.
         others: folders that belong to the set and are not used.
+        cropped: side of the pictures, where they are crops already.
         red_border: whether to crop a border of pure red, as ObjectNet's pictures have.
 
     Raises:
@@ -101,6 +103,7 @@ def image_set(
         names=[str(root / f.path) for f in files],
         source=sources,
         group=group_column,
+        cropped=cropped,
         notes=tuple(_notes(labels, folders, len(files), expected)),
         fingerprint=fingerprint_of(
             classes=classes,
