@@ -127,7 +127,7 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "no-plugin": ("timm metrics", "no_plugin", ("timm", "metrics")),
     "method": ("lwf:alpha=0.5 ft", "method", ("lwf:alpha=0.5", "ft")),
     "seed": ("0 3", "seed", (0, 3)),
-    "set": ("recipe.lr=0.5 recipe.max_steps=none", "recipe", {"lr": "0.5", "max_steps": None}),
+    "set": ("recipe.lr=0.5 recipe.max_steps=none", "recipe", {"lr": "0.5", "max_steps": "none"}),
     "preset": ("paper", "preset", "paper"),
     "save-every": ("1.5", "save_every", 1.5),
 }
