@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rib_harness import cli
+from rib_harness.config import Recipe
 
 SMALL = ["-b", "digits-conv", "-d", "digits-a", "-d", "digits-r", "--limit", "2",
          "--set", "recipe.epochs=1", "--store", "store"]  # fmt: skip
@@ -167,6 +168,13 @@ def test_a_mistake_is_one_message_without_a_traceback(
     assert text in " ".join(captured.err.split())
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_the_help_names_every_key_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    call("run", "--help")
+    out = " ".join(capsys.readouterr().out.split())
+    listed = out.split("Keys: ")[1].split(".")[0]
+    assert listed.split(", ") == list(Recipe.model_fields)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

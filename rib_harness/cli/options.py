@@ -59,7 +59,9 @@ _TRAIN = [
     option("--seed", "-s", multiple=True, type=int, metavar="N",
            help="Repeatable.  [default: 0]"),
     option("--set", "assignments", multiple=True, metavar="recipe.KEY=VALUE",
-           help="A value of the recipe, e.g. recipe.lr=0.001. Repeatable."),
+           help="A value of the recipe, e.g. recipe.lr=0.001. Repeatable. Keys: optimizer, lr, "
+                "momentum, weight_decay, schedule, warmup_steps, batch_size, micro_batch, epochs, "
+                "max_steps, clip_grad, precision, augment."),
     option("--preset", type=click.Choice(["default", "paper"]),
            help="Named choices of the methods.  [default: default]"),
     option("--save-every", type=float, metavar="SECONDS",
