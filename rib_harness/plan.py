@@ -150,7 +150,6 @@ def make_plan(
     store: Store,
     *,
     identify: Callable[[Bound], Identity] = identity_of,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Which steps the configuration needs, and which of them the store has.
 
@@ -158,7 +157,7 @@ def make_plan(
         RibError: an unknown component, missing data, or a choice that cannot work; before any
             work is done.
     """
-    return _Planner(config, catalog, store, identify, say).plan()
+    return _Planner(config, catalog, store, identify).plan()
 
 
 class _Planner:
@@ -170,10 +169,8 @@ class _Planner:
         catalog: Catalog,
         store: Store,
         identify: Callable[[Bound], Identity],
-        say: Callable[[str], None],
     ):
         self.config, self.catalog, self.store, self.identify = config, catalog, store, identify
-        self.say = say
         self.suite = catalog.get("suite", config.suite)
         if not isinstance(self.suite.spec, SuiteSpec):
             raise TypeError(self.suite.spec)

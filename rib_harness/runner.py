@@ -126,7 +126,7 @@ def open_session(
             [f"--no-plugin: no plugin is called {one!r}.{nearest(one, names)}" for one in unknown]
         )
     store, progress = Store(config.store), progress or Silence()
-    plan = make_plan(config, catalog, store, say=progress.say)
+    plan = make_plan(config, catalog, store)
     return Session(config, catalog, store, plan, progress)
 
 
