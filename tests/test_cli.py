@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,22 @@ def test_results_of_nothing_and_of_a_missing_cell_exit_with_1(
     assert "There is no store nowhere" in capsys.readouterr().err
     call("results", "--store", str(store), "--method", "lfw", expect=1)
     assert "No results" in capsys.readouterr().err
+    damaged = tmp_path / "damaged"
+    shutil.copytree(store, damaged)
+    record = json.loads(next(damaged.glob("runs/*.json")).read_text())
+    key = record["cells"]["post"]["digits-a"]["digits-r"]
+    (damaged / "steps" / key / "done.json").unlink()
+    call("results", "--store", str(damaged), expect=1)
+    captured = capsys.readouterr()
+    assert "INCOMPLETE" in captured.err
+    assert re.search(r"mean / mRI .*INCOMPLETE", captured.out)
+    assert "1 cells are missing, e.g. digits-a → digits-r" in captured.out
+    call("results", "--store", str(damaged), "--format", "json", expect=1)
+    runs = json.loads(capsys.readouterr().out)
+    assert sorted((run["complete"], run["mri"] is None) for run in runs) == [
+        (False, True),
+        (True, False),
+    ]
 
 
 def test_a_second_run_computes_nothing_and_prints_the_same_table(
@@ -193,7 +210,9 @@ def test_a_newer_store_is_refused_with_its_path(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(number: int) -> None:
+def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["run", *SMALL[:-4], "--set", "recipe.epochs=300", "--store", "store", "-m", "ft"]
     running = child(*arguments, RIB_SAVE_EVERY="0")
     deadline = time.monotonic() + 120
@@ -207,9 +226,11 @@ def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(number: int)
     assert out == ""
     assert re.search(r"Stopped\. \d+ of 11 steps are kept in store; the same command", err)
     assert "Traceback" not in err
-    short = ["run", *SMALL, "-m", "ft"]
     assert list(Path("store").glob("work/*/state-0.safetensors"))
-    assert cli._code(short) == 0
+    call(*arguments)
+    again = capsys.readouterr()
+    assert re.search(r"goes on at step [1-9]\d* of 300", again.err)
+    assert "INCOMPLETE" not in again.out
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rib_harness import Batch, Classifier, ConfigError, DivergedError, Task
+from rib_harness import Batch, Classifier, ConfigError, DivergedError, RibError, Task
 from rib_harness.config import Recipe
 from rib_harness.engine.data import epoch_order
 from rib_harness.engine.fit import (
@@ -196,6 +196,28 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_value()
         return task.cross_entropy(model, batch) * (math.nan if calls == 4 else 1)
 
     with pytest.raises(DivergedError, match=r"loss is nan at step 4 of 9 .* step 3, loss \d"):
+        task.fit(task.pretrained.copy(), loss)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_short_memory_in_training_says_which_setting_helps_and_changes_nothing_silently(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tiny_task()
+
+    def fail(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("simulated")
+
+    def loss(model: Classifier, batch: Batch) -> Tensor:
+        if where == "forward":
+            fail()
+        return task.cross_entropy(model, batch)
+
+    if where == "backward":
+        monkeypatch.setattr(task.accelerator, "backward", fail)
+    with pytest.raises(
+        RibError, match=r"out of memory with 8 images .* recipe.micro_batch=4 keeps"
+    ):
         task.fit(task.pretrained.copy(), loss)
 
 

@@ -228,20 +228,14 @@ class _Fit:
                 with _first_output(self.model) as seen, accelerator.autocast():
                     loss = self.loss(self.model, part)
                 part_value = loss.item()
+                self.check_loss(part_value)
+                accelerator.backward(loss * share)
             except torch.OutOfMemoryError as error:
                 raise RibError(
                     f"{self.job.label}: out of memory with {len(part)} images at once; "
-                    f"--set recipe.micro_batch={max(len(part) // 2, 1)} computes the same update "
-                    "in smaller pieces."
+                    f"--set recipe.micro_batch={max(len(part) // 2, 1)} keeps the batch and adds "
+                    "up the gradients of smaller pieces (batch-norm then sees the pieces)."
                 ) from error
-            if not math.isfinite(part_value):
-                raise DivergedError(
-                    f"{self.job.label}: the loss is {part_value} at step {self.step + 1} of "
-                    f"{self.total} (lr {self.optimizer.param_groups[0]['lr']:.3g}); the last good "
-                    f"one: {self.last_good}. A smaller recipe.lr, recipe.clip_grad=1 or a longer "
-                    "recipe.warmup_steps often helps."
-                )
-            accelerator.backward(loss * share)
             value += part_value * share
             if seen:
                 right = (right or 0) + self.job.correct(seen[0].detach(), part.labels)
@@ -254,6 +248,15 @@ class _Fit:
         self.step += 1
         self.last_good = f"step {self.step}, loss {value:.4f}"
         return value, right
+
+    def check_loss(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"{self.job.label}: the loss is {value} at step {self.step + 1} of {self.total} "
+                f"(lr {self.optimizer.param_groups[0]['lr']:.3g}); the last good one: "
+                f"{self.last_good}. A smaller recipe.lr, recipe.clip_grad=1 or a longer "
+                "recipe.warmup_steps often helps."
+            )
 
     def count(self, value: float, right: int | None, images: int, seconds: float) -> None:
         self.sums["loss"] += value * images
