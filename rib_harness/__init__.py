@@ -19,6 +19,7 @@ from rib_harness.errors import (
 )
 from rib_harness.hookspecs import PLUGIN_API, hookimpl
 from rib_harness.specs import (
+    Archive,
     BackboneSpec,
     DatasetSpec,
     Event,
@@ -26,6 +27,7 @@ from rib_harness.specs import (
     MethodSpec,
     MetricSpec,
     SuiteSpec,
+    Variant,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from rib_harness.engine.classifier import Classifier, load_weights
     from rib_harness.engine.data import Batch
     from rib_harness.engine.task import Task
+    from rib_harness.engine.weights import hub_file, read_weights
+    from rib_harness.files.digest import file_digest
     from rib_harness.images import ImageSet, Preprocess, fingerprint_of
     from rib_harness.matrix import Cell, IncompleteError, Matrix
     from rib_harness.options import members_of
@@ -62,15 +66,19 @@ _ON_FIRST_USE = {
     "Task": "rib_harness.engine.task",
     "cache_dir": "rib_harness.cache",
     "evaluate": "rib_harness.runner",
+    "file_digest": "rib_harness.files.digest",
     "fingerprint_of": "rib_harness.images",
+    "hub_file": "rib_harness.engine.weights",
     "load_catalog": "rib_harness.catalog",
     "load_weights": "rib_harness.engine.classifier",
     "members_of": "rib_harness.options",
+    "read_weights": "rib_harness.engine.weights",
     "run": "rib_harness.runner",
 }
 
 __all__ = [
     "PLUGIN_API",
+    "Archive",
     "BackboneSpec",
     "Batch",
     "Catalog",
@@ -98,13 +106,17 @@ __all__ = [
     "StoreError",
     "SuiteSpec",
     "Task",
+    "Variant",
     "cache_dir",
     "evaluate",
+    "file_digest",
     "fingerprint_of",
     "hookimpl",
+    "hub_file",
     "load_catalog",
     "load_weights",
     "members_of",
+    "read_weights",
     "run",
 ]
 

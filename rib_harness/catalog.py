@@ -37,7 +37,15 @@ from rib_harness.errors import (
     nearest,
 )
 from rib_harness.options import Reference, Signature, load_target, signature_of, spelled
-from rib_harness.specs import KINDS, BackboneSpec, Event, LabelSpace, Spec, SuiteSpec
+from rib_harness.specs import (
+    KINDS,
+    BackboneSpec,
+    Event,
+    LabelSpace,
+    Spec,
+    SuiteSpec,
+    Variant,
+)
 
 Status = Literal["ok", "broken", "incompatible", "conflict", "blocked"]
 
@@ -304,6 +312,8 @@ class Catalog:
             )
         self._explain_missing_plugin(kind, name)
         known = set(components) if "/" in name else {c.spec.name for c in components.values()}
+        if kind == "backbone":
+            known |= {variant.alias for _, variant in self.aliases()}
         message = f"No {kind} is called {name!r}.{nearest(name, known)}"
         hurt = [p for p in self.plugins if p.status != "ok"]
         if hurt:
@@ -324,13 +334,34 @@ class Catalog:
             )
 
     def bind(self, kind: str, text: str, preset: str = "default") -> Bound:
-        """The component that a reference names, with its options resolved."""
+        """The component that a reference names, with its options resolved.
+
+        The alias of a family's member stands for `family:tag`, in keys too.
+        """
         reference = Reference.parse(text)
+        for family, variant in self.aliases() if kind == "backbone" else ():
+            if reference.name in (variant.alias, f"{family.plugin.name}/{variant.alias}"):
+                if reference.tag:
+                    raise ConfigError(
+                        [
+                            f"{reference.name} stands for {family.spec.name}:{variant.tag}: "
+                            f"expected option=value behind the colon, got {reference.tag!r}."
+                        ]
+                    )
+                reference = replace(reference, name=family.id, tag=variant.tag)
         component = self.get(kind, reference.name)
         presets = getattr(component.spec, "presets", {}).get(preset, {})
         bound = component.bind(reference, None if kind == "suite" else presets)
         namesakes = [c for c in self._components[kind].values() if c.spec.name == bound.spec.name]
         return replace(bound, unique=len(namesakes) == 1)
+
+    def aliases(self) -> Iterator[tuple[Component, Variant]]:
+        """Members of families of backbones that have a short name."""
+        for component in self.list("backbone"):
+            if isinstance(component.spec, BackboneSpec):
+                for variant in component.spec.variants:
+                    if variant.alias:
+                        yield component, variant
 
     def notify(self, event: Event, log: Any) -> None:
         """Call the observers; what one raises is logged and changes nothing."""

@@ -51,12 +51,38 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What is known of one member of a family of backbones.
+
+    Args:
+        tag: the member, as in `timm:TAG`.
+        alias: a short name under which it can be asked for too.
+        pretraining: what it was pretrained on, in the words of the field.
+        pretraining_images: how many images that is.
+        accuracy: dataset → published top-1 accuracy in %, as that dataset is scored here.
+        source: who published these accuracies.
+    """
+
+    tag: str = ""
+    alias: str = ""
+    pretraining: str = ""
+    pretraining_images: int | None = None
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackboneSpec(Spec):
     """A pretrained classifier, or a family of them.
 
     Args:
         label_space: the classes of its logits.
         pretraining: what it was pretrained on, in the words of the field.
+        pretraining_images: how many images that is.
+        accuracy: dataset → published top-1 accuracy in %; an untouched backbone that misses one
+            stops a run.
+        accuracy_source: who published these accuracies.
+        variants: the same facts for members of a family, and their short names.
         input_size: side of its input in pixels; None where the options decide.
         network: whether building it may download weights.
         family: whether a tag follows the name, as in `timm:resnet50.a1_in1k`.
@@ -67,10 +93,49 @@ class BackboneSpec(Spec):
 
     label_space: LabelSpace
     pretraining: str = ""
+    pretraining_images: int | None = None
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    accuracy_source: str = ""
+    variants: tuple[Variant, ...] = ()
     input_size: int | None = None
     network: bool = False
     family: bool = False
     light: bool = False
+
+    def facts(self, tag: str = "") -> Variant:
+        """What is known of the backbone, or of the family's member `tag`."""
+        for variant in self.variants:
+            if tag and variant.tag == tag:
+                return variant
+        return Variant(
+            tag=tag,
+            pretraining=self.pretraining,
+            pretraining_images=self.pretraining_images,
+            accuracy={} if self.family else self.accuracy,
+            source=self.accuracy_source,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """One file in which a dataset is published.
+
+    Args:
+        name: its file name.
+        urls: where it can be fetched, in the order to try; none where a person must log in.
+        size: in bytes; None if not known.
+        md5, sha256: of the file, in hex; empty if not known.
+        get: how a person gets it where no address serves.
+        unpack: whether `data prepare` unpacks it; False reads its files from inside.
+    """
+
+    name: str
+    urls: tuple[str, ...] = ()
+    size: int | None = None
+    md5: str = ""
+    sha256: str = ""
+    get: str = ""
+    unpack: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +149,8 @@ class DatasetSpec(Spec):
         classes: how many classes it holds; None if not fixed.
         may_train: False where the licence forbids to tune a model on it.
         homepage: where a person gets it.
+        archives: the files in which it is published, for `rib-harness data prepare`. An option
+            of the dataset may choose: see `Dataset.archives` in `protocols`.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -94,6 +161,7 @@ class DatasetSpec(Spec):
     classes: int | None = None
     may_train: bool = True
     homepage: str = ""
+    archives: tuple[Archive, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

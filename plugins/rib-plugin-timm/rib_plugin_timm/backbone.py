@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from pathlib import Path
@@ -13,9 +12,17 @@ import torch
 from timm.data import resolve_data_config
 from torch import nn
 
-from rib_harness import Classifier, ConfigError, DataError, Identity, Preprocess
+from rib_harness import (
+    Classifier,
+    ConfigError,
+    DataError,
+    Identity,
+    Preprocess,
+    file_digest,
+    hub_file,
+    read_weights,
+)
 from rib_harness.errors import nearest
-from rib_plugin_timm.weights import read_weights
 
 #: Arguments of timm that bring weights of which the harness would have no digest.
 _OTHER_WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "features_only")
@@ -95,7 +102,7 @@ class TimmBackbone:
         if file is not None:
             if self.weights is not None:
                 self._load(model, file)  # whether it fits is told when planning
-            digest, files = f"sha256:{_sha256(file)}", (str(file),)  # type: ignore[assignment]
+            digest, files = f"sha256:{file_digest(file)}", (str(file),)  # type: ignore[assignment]
         return Identity(digest, self._preprocess(model), int(model.num_classes), files)  # type: ignore[arg-type]
 
     def build(self) -> Classifier:
@@ -149,7 +156,9 @@ class TimmBackbone:
             raise ConfigError(
                 [f"timm:{self.tag} has no weights on the hub; give weights=FILE.{has}"]
             )
-        return _from_hub(str(repository), config.get("hf_hub_filename"), self.tag)
+        given = config.get("hf_hub_filename")
+        names = [given] if given else ["model.safetensors", "pytorch_model.bin"]
+        return hub_file(str(repository), names, f"timm:{self.tag}")
 
     def _load(self, model: nn.Module, file: Path) -> None:
         state = read_weights(file)
@@ -206,29 +215,3 @@ def _split(model: nn.Module, preprocess: Preprocess, tag: str) -> Classifier:
                 [f"timm:{tag} is not an encoder and a head: its logits change when it is split."]
             )
     return classifier
-
-
-def _from_hub(repository: str, filename: str | None, tag: str) -> Path:
-    """The file that timm itself loads: safetensors where there is one."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    names = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
-    problem: Exception | None = None
-    for name in names:
-        try:
-            return Path(hf_hub_download(repository, name))
-        except (EntryNotFoundError, OSError) as error:  # no such file, or no network
-            problem = error
-            if isinstance(error, LocalEntryNotFoundError):
-                break
-    raise DataError(
-        f"timm:{tag}: its weights ({repository}) are neither in the local hub cache nor could "
-        f"they be downloaded ({type(problem).__name__}). Download them where there is a network, "
-        "or give weights=FILE."
-    ) from problem
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -13,11 +13,10 @@ import timm
 import torch
 from PIL import Image
 from rib_plugin_timm.backbone import TimmBackbone
-from rib_plugin_timm.weights import read_weights
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from rib_harness import ConfigError, DataError
+from rib_harness import ConfigError, DataError, read_weights
 from rib_harness.catalog import load_catalog
 from rib_harness.engine.data import Normalizer
 from rib_harness.identify import identity_of

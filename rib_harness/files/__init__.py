@@ -1,0 +1,1 @@
+"""Where images lie: folders, archives, the Hub; and how they get there."""
