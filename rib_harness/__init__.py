@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rib_harness.files.digest import file_digest
     from rib_harness.images import ImageSet, Preprocess, fingerprint_of
     from rib_harness.matrix import Cell, IncompleteError, Matrix
-    from rib_harness.options import members_of
+    from rib_harness.options import Location, members_of
     from rib_harness.protocols import Identity
     from rib_harness.results import Results, RunResult
     from rib_harness.runner import PartialFailureError, evaluate, run
@@ -57,6 +57,7 @@ _ON_FIRST_USE = {
     "Identity": "rib_harness.protocols",
     "ImageSet": "rib_harness.images",
     "IncompleteError": "rib_harness.matrix",
+    "Location": "rib_harness.options",
     "Matrix": "rib_harness.matrix",
     "PartialFailureError": "rib_harness.runner",
     "Preprocess": "rib_harness.images",
@@ -93,6 +94,7 @@ __all__ = [
     "ImageSet",
     "IncompleteError",
     "LabelSpace",
+    "Location",
     "Matrix",
     "MethodSpec",
     "MetricSpec",

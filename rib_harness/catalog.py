@@ -220,7 +220,8 @@ class Bound:
         """What of it goes into a key: all options; of a path the content, not the place."""
         options = {k: v for k, v in self.options.items() if k not in self._paths()}
         if not isinstance(self.spec, BackboneSpec):  # whose identity has the weights' digest
-            paths = sorted(self._paths() & set(self.options))
+            located = {o.name for o in self.component.signature.options if o.is_location}
+            paths = sorted((self._paths() - located) & set(self.options))
             options |= {name: _content(self.options[name]) for name in paths}
         return {
             "id": self.component.id,

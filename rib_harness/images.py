@@ -116,6 +116,10 @@ class ImageSet:
         cropped: side of the pictures, where they are square crops already, as ImageNet-C's are:
             resizing those once more costs points (`Preprocess.for_crops`).
         limit: images a class (and group) that were taken at most (`--limit`); None is all.
+        expected: how many images the published set holds.
+        expected_per_class: likewise in each class (and group), where these are equal.
+        location: where the set was found, for people.
+        form: what it was found as, e.g. `folder` or `tar`.
     """
 
     labels: NDArray[np.int64]
@@ -129,6 +133,10 @@ class ImageSet:
     notes: tuple[str, ...] = ()
     cropped: int | None = None
     limit: int | None = None
+    expected: int | None = None
+    expected_per_class: int | None = None
+    location: str = ""
+    form: str = ""
 
     def __post_init__(self) -> None:
         n, k = len(self.labels), len(self.classes)
@@ -208,16 +216,15 @@ def fingerprint_of(
     class_map: Sequence[Sequence[int]],
     labels: Sequence[int] | NDArray[np.int64],
     group: Sequence[str] | NDArray[np.str_],
-    source: Sequence[str] | NDArray[np.str_],
     contents: Sequence[str],
 ) -> str:
-    """Hash of everything in a set that can change a number: not of where or how it is stored.
+    """Hash of a set's contents: not of where or how it is stored, nor of its files' names.
 
     Args:
         contents: a digest of each image's bytes (or pixels), in the order of the rows.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps([list(classes), [list(ids) for ids in class_map]]).encode())
-    for row in zip(labels, group, source, contents, strict=True):
-        digest.update(json.dumps([int(row[0]), *map(str, row[1:])]).encode())
+    for label, *texts in zip(labels, group, contents, strict=True):
+        digest.update(json.dumps([int(label), *map(str, texts)]).encode())
     return digest.hexdigest()

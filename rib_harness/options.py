@@ -29,6 +29,13 @@ from rib_harness.errors import ConfigError, PluginError, nearest
 #: Stands for "no default: the option must be given".
 REQUIRED = "<required>"
 
+#: Where a dataset's images lie: a file, a folder, or `hf:REPO` on the Hugging Face Hub. An option
+#: of this type is in no key, since the images' fingerprint is.
+Location = str
+
+#: `hf:` and its like; a single letter would be a drive.
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -119,7 +126,12 @@ class Option:
     @property
     def is_path(self) -> bool:
         """Paths say where something lies, not what it is: they stay out of keys."""
-        return re.search(r"\bPath\b", self.annotation) is not None
+        return re.search(r"\b(Path|Location)\b", self.annotation) is not None
+
+    @property
+    def is_location(self) -> bool:
+        """Where a dataset's images lie: their fingerprint speaks for them in keys."""
+        return re.search(r"\bLocation\b", self.annotation) is not None
 
 
 @dataclass(frozen=True)
@@ -310,7 +322,8 @@ def argument_docs(doc: str) -> dict[str, str]:
 
 
 def _names() -> dict[str, Any]:
-    return {**{name: getattr(typing, name) for name in typing.__all__}, "Path": Path}
+    names = {name: getattr(typing, name) for name in typing.__all__}
+    return {**names, "Path": Path, "Location": Location}
 
 
 def _convert(option: Option, value: Any) -> Any:
@@ -333,6 +346,8 @@ def _convert(option: Option, value: Any) -> Any:
     except ValidationError as error:
         raise ValueError("; ".join(e["msg"] for e in error.errors())) from None
     # Absolute, so that a saved configuration means the same from any folder.
+    if option.is_location and isinstance(converted, str) and not _SCHEME.match(converted):
+        converted = Path(converted)
     return str(converted.expanduser().absolute()) if isinstance(converted, Path) else converted
 
 

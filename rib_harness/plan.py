@@ -51,10 +51,12 @@ class PlannedDataset:
     def inputs(self) -> dict[str, Any]:
         """Its part of a key."""
         images = self.images
-        # The fingerprint is the plugin's word; labels and class map are hashed here as well.
+        # The fingerprint is the plugin's word; labels and class map are hashed here as well, and
+        # which photographs these are, since statistics pair images by it.
         labels = hashlib.sha256(json.dumps(images.class_map).encode())
         labels.update(images.labels.tobytes())
         labels.update("\n".join(images.group.tolist()).encode())
+        labels.update("\n".join(images.source.tolist()).encode())
         return {
             **self.bound.key_fields(),
             "fingerprint": images.fingerprint,

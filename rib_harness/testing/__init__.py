@@ -70,7 +70,6 @@ def tiny_images(
             class_map=ids,
             labels=labels,
             group=group,
-            source=source,
             contents=[picture.tobytes().hex() for picture in pictures],
         ),
     )

@@ -72,7 +72,6 @@ class Digits:
                 class_map=class_map,
                 labels=own,
                 group=group,
-                source=source,
                 contents=[hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures],
             ),
         )

@@ -1,194 +1,281 @@
-"""The sets: where each lies below the data root, and which classes it holds."""
+"""The sets as components: each opens from any form to the same rows in the same order."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from rib_harness import DataError, ImageSet
-from rib_plugin_imagenet_ood.classes import imagenet_classes
-from rib_plugin_imagenet_ood.folders import image_set
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-Name = Literal[
-    "imagenet", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
-    "imagenet-cartoon", "imagenet-drawing", "imagenet-c",
-]  # fmt: skip
-
-#: The 15 corruptions of ImageNet-C, by family: noise, blur, weather, digital.
-CORRUPTIONS = (
-    "gaussian_noise", "shot_noise", "impulse_noise",
-    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
-    "frost", "snow", "fog", "brightness",
-    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
+from rib_harness import Archive, DataError, ImageSet, Location, fingerprint_of
+from rib_plugin_imagenet_ood.forms import Rows, find, rows_of
+from rib_plugin_imagenet_ood.labels import classes_of, labels_of
+from rib_plugin_imagenet_ood.published import BY_NAME, Published, imagenet, imagenet_c, v2
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a set is laid out.
+@dataclass(frozen=True, kw_only=True)
+class _Set:
+    """What all sets do.
 
     Args:
-        folders: where it may lie below the data root; the first that is there is taken.
-        get: how a person gets it.
-        subset: letter of its classes in `classes.tsv`; empty for all 1000.
-        numbered: whether the class folders are ids instead of WNIDs.
-        from_val: whether its images are versions of ImageNet's validation photographs.
-        cropped: side of its pictures, where they are crops already.
-        images: how many the published set holds.
+        at: a folder, an archive, or `hf:REPO`; None looks below the data root.
     """
 
-    folders: tuple[str, ...]
-    get: str
-    subset: str = ""
-    numbered: bool = False
-    from_val: bool = False
-    groups: tuple[str, ...] = ()
-    cropped: int | None = None
-    images: int = 0
+    at: Location | None = None
+
+    def published(self) -> Published:
+        """The set with these options."""
+        raise NotImplementedError
+
+    def archives(self) -> tuple[Archive, ...]:
+        """The files in which it is published."""
+        return self.published().archives
+
+    def locate(self, root: Path | None) -> str:
+        """Where it lies; nothing is opened."""
+        return find(self.published(), root, self.at)
+
+    def open(self, root: Path | None) -> ImageSet:
+        """Index the set: labels and digests, no picture is decoded."""
+        published = self.published()
+        return image_set(published, rows_of(published, self.locate(root)))
 
 
-LAYOUTS: dict[str, Layout] = {
-    "imagenet": Layout(
-        ("imagenet/val", "imagenet-val", "ILSVRC2012_img_val"),
-        "ILSVRC2012_img_val.tar from image-net.org (login), sorted into WNID folders",
-        from_val=True,
-        images=50_000,
-    ),
-    "imagenet-v2": Layout(
-        (
-            "imagenet-v2/imagenetv2-matched-frequency-format-val",
-            "imagenetv2-matched-frequency-format-val",
-            "imagenet-v2",
-        ),
-        "imagenetv2-matched-frequency.tar.gz from the Hub dataset vaishaal/ImageNetV2",
-        numbered=True,
-        images=10_000,
-    ),
-    "imagenet-a": Layout(
-        ("imagenet-a",),
-        "imagenet-a.tar from people.eecs.berkeley.edu/~hendrycks",
-        subset="a",
-        images=7_500,
-    ),
-    "imagenet-r": Layout(
-        ("imagenet-r",),
-        "imagenet-r.tar from people.eecs.berkeley.edu/~hendrycks",
-        subset="r",
-        images=30_000,
-    ),
-    "imagenet-sketch": Layout(
-        ("imagenet-sketch/sketch", "sketch", "imagenet-sketch"),
-        "ImageNet-Sketch.zip from the Hub dataset songweig/imagenet_sketch",
-        images=50_889,
-    ),
-    "imagenet-cartoon": Layout(
-        ("imagenet-cartoon",),
-        "imagenet-cartoon.tar.gz from zenodo.org, record 6801109",
-        from_val=True,
-        images=50_000,
-    ),
-    "imagenet-drawing": Layout(
-        ("imagenet-drawing",),
-        "imagenet-drawing.tar.gz from zenodo.org, record 6801109",
-        from_val=True,
-        images=50_000,
-    ),
-    "imagenet-c": Layout(
-        ("imagenet-c",),
-        "blur, digital, noise and weather.tar from zenodo.org, record 2235448",
-        from_val=True,
-        groups=tuple(f"{c}/{severity}" for c in CORRUPTIONS for severity in range(1, 6)),
-        cropped=224,
-        images=3_750_000,
-    ),
-}
-
-
-OBJECTNET = Layout(
-    ("objectnet-1.0", "objectnet"),
-    "objectnet-1.0.zip from objectnet.dev, with the password of its download page",
-    images=18_574,
-)
-
-
-def _objectnet(root: Path) -> ImageSet:
-    """The 113 classes that overlap with ImageNet's, by ids and never by names.
-
-    `imagenet_id_to_objectnet_id.json` counts ObjectNet's labels in alphabetical order. Nine
-    classes have two or three ImageNet ids.
-    """
-    label_of = _mapping(root, "folder_to_objectnet_label.json")
-    number_of = _mapping(root, "imagenet_id_to_objectnet_id.json")
-    number = {label: i for i, label in enumerate(sorted(label_of.values()))}
-    ids: dict[int, list[int]] = {}
-    for imagenet_id, objectnet_id in number_of.items():
-        ids.setdefault(int(objectnet_id), []).append(int(imagenet_id))
-    folders = sorted(folder for folder, label in label_of.items() if number[label] in ids)
-    return image_set(
-        root / "images",
-        groups=(),
-        folders=folders,
-        ids=[sorted(ids[number[label_of[folder]]]) for folder in folders],
-        classes=[label_of[folder] for folder in folders],
-        source="objectnet",
-        expected=OBJECTNET.images,
-        others=frozenset(label_of) - frozenset(folders),
-        red_border=True,
-    )
-
-
-def _mapping(root: Path, name: str) -> dict[str, Any]:
-    path = root / "mappings" / name
-    try:
-        mapping: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise DataError(
-            f"{path} is missing: it says which classes are ImageNet's. It comes with ObjectNet, or "
-            "with its template repository (abarbu/objectnet-template)."
-        ) from None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}") from None
-    return mapping
-
-
-@dataclass(frozen=True)
-class ImageNetFolder:
-    """One of the sets, from its extracted official layout.
+@dataclass(frozen=True, kw_only=True)
+class ShiftedImageNet(_Set):
+    """A set with no options but where it lies.
 
     Args:
         name: which one.
+        at: a folder, an archive, or `hf:REPO`; None looks below the data root.
+        over: `own` lets the set's classes compete, as its authors do; `all` lets all 1000
+            compete, and any class outside the set is a mistake.
     """
 
-    name: Name
+    name: str
+    over: Literal["own", "all"] = "own"
+
+    def published(self) -> Published:
+        """The set of this name."""
+        return BY_NAME[self.name]
 
     def open(self, root: Path | None) -> ImageSet:
-        """Index the set below the data root."""
-        if self.name == "objectnet":
-            return _objectnet(_find(OBJECTNET, root))
-        layout = LAYOUTS[self.name]
-        classes = [c for c in imagenet_classes() if layout.subset in c.sets]
-        return image_set(
-            _find(layout, root),
-            groups=layout.groups,
-            folders=[str(c.id) if layout.numbered else c.wnid for c in classes],
-            ids=[(c.id,) for c in classes],
-            classes=[f"{c.wnid} {c.words}" for c in classes],
-            source="imagenet-val" if layout.from_val else self.name,
-            expected=layout.images,
-            cropped=layout.cropped,
-        )
+        """Index the set, with one class more if all 1000 compete."""
+        images = super().open(root)
+        return over_all(images) if self.over == "all" else images
 
 
-def _find(layout: Layout, root: Path | None) -> Path:
-    if root is None:
-        raise DataError(
-            f"no data folder was given: use --data-root DIR (or RIB_DATA_ROOT), with the set in "
-            f"DIR/{layout.folders[0]}. Get it: {layout.get}."
+@dataclass(frozen=True, kw_only=True)
+class ImageNet(_Set):
+    """ImageNet-1k itself.
+
+    Args:
+        at: a folder, an archive, or `hf:REPO`; None looks below the data root.
+        split: `val`, or `train` for a part of the training set.
+        per_class: of the training set, images a class, chosen by a hash of their names.
+    """
+
+    split: Literal["val", "train"] = "val"
+    per_class: int = 50
+
+    def published(self) -> Published:
+        """The split."""
+        return imagenet(self.split)
+
+    def open(self, root: Path | None) -> ImageSet:
+        """Index the split."""
+        if self.split == "val":
+            return super().open(root)
+        published = self.published()
+        rows = rows_of(published, self.locate(root))
+        chosen = _sample(labels_of(published, rows), rows.files, self.per_class)
+        part = replace(published, images=1000 * self.per_class, per_class=self.per_class)
+        return image_set(part, rows, chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetV2(_Set):
+    """ImageNet-V2.
+
+    Args:
+        at: a folder, an archive, or `hf:REPO`; None looks below the data root.
+        variant: which of its three samples; the suite's is `matched-frequency`.
+    """
+
+    variant: Literal["matched-frequency", "threshold0.7", "top-images"] = "matched-frequency"
+
+    def published(self) -> Published:
+        """The sample."""
+        return v2(self.variant)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetC(_Set):
+    """ImageNet-C as published.
+
+    Args:
+        at: a folder, or the folder that holds its tars; None looks below the data root.
+        extra: also speckle_noise, gaussian_blur, spatter and saturate, which are not part of the
+            15.
+    """
+
+    extra: bool = False
+
+    def published(self) -> Published:
+        """15 or 19 corruptions."""
+        return imagenet_c(extra=self.extra)
+
+
+def _sample(labels: NDArray[np.int64], files: object, per_class: int) -> NDArray[np.int64]:
+    """`per_class` images of each class, by a hash of their names: the same in every form."""
+    names = np.array([sha256(str(file).encode()).hexdigest() for file in files])  # type: ignore[attr-defined]
+    order = np.lexsort((names, labels))
+    rank = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
+    return order[rank < per_class]
+
+
+def image_set(
+    published: Published, rows: Rows, chosen: NDArray[np.int64] | None = None
+) -> ImageSet:
+    """Columns in an order that no form decides: class, group, photograph, content.
+
+    Args:
+        chosen: rows to take; None takes those of the set's classes.
+
+    Raises:
+        DataError: a class that is none of the set's, or no image of any.
+    """
+    labels = labels_of(published, rows)
+    if chosen is None:
+        chosen = np.flatnonzero(labels >= 0)
+    if not len(chosen):
+        raise DataError(f"{rows.location} holds no image of the set's classes.")
+    digests = rows.digests(chosen.tolist())
+    source = np.array(
+        [
+            _source(published, rows.files[i], digest)
+            for i, digest in zip(chosen, digests, strict=True)
+        ]
+    )
+    group = np.array([rows.groups[i] for i in chosen])
+    order = np.lexsort((np.array(digests), source, group, labels[chosen]))
+    chosen = chosen[order]
+    labels, group, source = labels[chosen], group[order], source[order]
+    classes = classes_of(published)
+    names, class_map = [one.name for one in classes], tuple(one.ids for one in classes)
+    return ImageSet(
+        labels=labels,
+        classes=tuple(names),
+        class_map=class_map,
+        read=_Reader(rows, chosen, red_border=published.name == "objectnet"),
+        names=_Names(rows, chosen),
+        source=source,
+        group=group,
+        cropped=published.cropped,
+        notes=tuple(_notes(published, labels, source)),
+        expected=published.images,
+        expected_per_class=published.per_class,
+        location=rows.location,
+        form=rows.form,
+        fingerprint=fingerprint_of(
+            classes=names,
+            class_map=class_map,
+            labels=labels,
+            group=group,
+            contents=[digests[i] for i in order],
+        ),
+    )
+
+
+def over_all(images: ImageSet) -> ImageSet:
+    """The same images, scored over the whole label space: the other ids are one class more."""
+    own = {i for ids in images.class_map for i in ids}
+    others = tuple(i for i in range(1000) if i not in own)
+    return replace(
+        images,
+        classes=(*images.classes, "any other class"),
+        class_map=(*images.class_map, others),
+        notes=(*images.notes, "scored over all 1000 classes, not over its own"),
+    )
+
+
+_PHOTOGRAPH = re.compile(r"ILSVRC2012_val_\d{8}")
+
+
+def _source(published: Published, file: str, digest: str) -> str:
+    """Which photograph: val, Cartoon, Drawing and C share theirs, and their files' names say so."""
+    if published.from_val:
+        found = _PHOTOGRAPH.search(file)
+        return f"imagenet-val/{found.group() if found else digest[:16]}"
+    return f"{published.name}/{digest[:16]}"
+
+
+def _notes(published: Published, labels: NDArray[np.int64], source: NDArray[np.str_]) -> list[str]:
+    classes = classes_of(published)
+    notes = []
+    present = set(labels.tolist())
+    missing = [one.folder for i, one in enumerate(classes) if i not in present]
+    n, expected = len(labels), published.images
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        notes.append(
+            f"not whole, {n:,} of {expected:,} images; {len(present)} of {len(classes)} classes, "
+            f"none for {shown}"
         )
-    for folder in layout.folders:
-        if (root / folder).is_dir():
-            return root / folder
-    looked = " and ".join(str(root / folder) for folder in layout.folders)
-    raise DataError(f"no such folder: looked for {looked}. Get it: {layout.get}.")
+    elif n != expected:
+        notes.append(f"not the published set: {n:,} images, expected {expected:,}")
+    if published.from_val and not all(_PHOTOGRAPH.search(one) for one in source[:1]):
+        notes.append("its files' names do not say which photographs of ImageNet val they are")
+    return notes
+
+
+@dataclass(frozen=True, eq=False)
+class _Names(Sequence[str]):
+    """What to call image i in messages; made when asked, since C has millions."""
+
+    rows: Rows
+    chosen: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.rows.where(int(self.chosen[index]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Image i. An EXIF rotation is not applied: no published number on these sets does."""
+
+    rows: Rows
+    chosen: NDArray[np.int64]
+    red_border: bool
+
+    def __call__(self, index: int) -> Image.Image:
+        data = self.rows.read(int(self.chosen[index]))
+        with Image.open(io.BytesIO(data)) as picture:
+            rgb = picture.convert("RGB")
+        return without_red_border(rgb) if self.red_border else rgb
+
+
+def without_red_border(picture: Image.Image) -> Image.Image:
+    """Crop the outer rings of pixels that are all pure red; a picture without any is left alone."""
+    pixels = np.asarray(picture)
+    red = (pixels == (255, 0, 0)).all(2)
+    height, width = red.shape
+    rings = 0
+    while 2 * (rings + 1) < min(height, width):
+        ring = red[rings : height - rings, rings : width - rings]
+        if not (ring[0].all() and ring[-1].all() and ring[:, 0].all() and ring[:, -1].all()):
+            break
+        rings += 1
+    return picture.crop((rings, rings, width - rings, height - rings)) if rings else picture

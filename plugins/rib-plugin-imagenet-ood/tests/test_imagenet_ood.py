@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +13,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rib_plugin_imagenet_ood import folders
 from rib_plugin_imagenet_ood.classes import imagenet_classes
-from rib_plugin_imagenet_ood.datasets import CORRUPTIONS, LAYOUTS, ImageNetFolder
-from rib_plugin_imagenet_ood.folders import without_red_border
+from rib_plugin_imagenet_ood.datasets import (
+    ImageNet,
+    ImageNetC,
+    ImageNetV2,
+    ShiftedImageNet,
+    without_red_border,
+)
+from rib_plugin_imagenet_ood.published import BY_NAME, CORRUPTIONS
 
 import rib_harness
 from rib_harness import DataError, ImageSet
 from rib_harness.catalog import load_catalog
+from rib_harness.files import members
 
 MEMBERS = ["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
            "imagenet-cartoon", "imagenet-drawing"]  # fmt: skip
@@ -39,8 +44,10 @@ def write(path: Path, colour: tuple[int, int, int] = (200, 10, 10)) -> None:
     Image.new("RGB", (40, 30), colour).save(path)
 
 
-def opened(name: Any, root: Path) -> ImageSet:
-    return ImageNetFolder(name).open(root)
+def opened(name: Any, root: Path | None, **options: Any) -> ImageSet:
+    kind = {"imagenet": ImageNet, "imagenet-v2": ImageNetV2, "imagenet-c": ImageNetC}.get(name)
+    dataset = kind(**options) if kind else ShiftedImageNet(name=name, **options)
+    return dataset.open(root)
 
 
 def test_classes_and_subsets_are_timms() -> None:
@@ -63,7 +70,7 @@ def test_the_two_cranes_and_the_two_maillots_are_four_classes() -> None:
 
 def test_numbered_folders_are_numbers_and_not_text(tmp_path: Path) -> None:
     """Sorted as text, '10' comes before '2', and 12 of 1000 labels would be right."""
-    root = tmp_path / LAYOUTS["imagenet-v2"].folders[0]
+    root = tmp_path / BY_NAME["imagenet-v2"].folders[0]
     for number in range(1000):
         write(root / str(number) / "x.png", (number % 256, number // 256, 0))
     images = opened("imagenet-v2", tmp_path)
@@ -87,24 +94,24 @@ def test_a_subset_has_its_200_classes_with_their_ids(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_class_is_named_with_the_nearest(tmp_path: Path) -> None:
     write(tmp_path / "imagenet-a" / "n01498041" / "a.jpg")
     write(tmp_path / "imagenet-a" / "n0149804" / "a.jpg")
-    with pytest.raises(DataError, match=r"n0149804 is not a class .* Did you mean 'n01498041'"):
+    with pytest.raises(DataError, match=r"'n0149804' is not a class .* Did you mean 'n01498041'"):
         opened("imagenet-a", tmp_path)
 
 
 def test_a_class_outside_the_subset_is_refused(tmp_path: Path) -> None:
     outside = next(c.wnid for c in imagenet_classes() if "a" not in c.sets)
     write(tmp_path / "imagenet-a" / outside / "a.jpg")
-    with pytest.raises(DataError, match=f"{outside} is not a class of this set"):
+    with pytest.raises(DataError, match=f"'{outside}' is not a class of this set"):
         opened("imagenet-a", tmp_path)
 
 
 def test_missing_data_says_where_it_was_looked_for_and_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"looked for .*imagenet-a\. Get it: imagenet-a\.tar"):
+    with pytest.raises(DataError, match=r"looked for .*imagenet-a\. Get it: .* prepare imagenet-a"):
         opened("imagenet-a", tmp_path)
     with pytest.raises(DataError, match=r"--data-root DIR"):
-        ImageNetFolder("imagenet-a").open(None)
+        opened("imagenet-a", None)
     (tmp_path / "imagenet-a").mkdir()
-    with pytest.raises(DataError, match="holds no images; expected folders such as"):
+    with pytest.raises(DataError, match="or none with images: looked for"):
         opened("imagenet-a", tmp_path)
 
 
@@ -131,16 +138,16 @@ def test_an_interrupted_reading_keeps_what_was_read(
         write(tmp_path / "imagenet/val/n01440764" / f"ILSVRC2012_val_{k}.png", (k, 0, 0))
     expected = opened("imagenet", tmp_path).fingerprint
     monkeypatch.setenv("RIB_CACHE", str(tmp_path / "cache"))
-    original, read = folders._sha256, []
+    original, read = members.Folder.read, []
 
-    def counted(path: Path) -> str:
-        read.append(path.name)
+    def counted(self: Any, member: Any) -> bytes:
+        read.append(member.name)
         if len(read) == 4:
             raise KeyboardInterrupt
-        return original(path)
+        return original(self, member)
 
-    monkeypatch.setattr(folders, "_sha256", counted)
-    monkeypatch.setattr(folders, "ThreadPoolExecutor", lambda: ThreadPoolExecutor(1))
+    monkeypatch.setattr(members.Folder, "read", counted)
+    monkeypatch.setattr(members, "ThreadPoolExecutor", lambda: ThreadPoolExecutor(1))
     with pytest.raises(KeyboardInterrupt):
         opened("imagenet", tmp_path)
     before = set(read[:3])
@@ -165,7 +172,7 @@ def test_val_cartoon_drawing_and_c_share_photographs_by_file_name(tmp_path: Path
     assert len(c) == 75
     assert len(set(c.group)) == 75
     shutil.rmtree(tmp_path / "imagenet-c" / "fog" / "3")
-    with pytest.raises(DataError, match=r"fog/3 is missing: the set needs all of"):
+    with pytest.raises(DataError, match=r"lacks fog/3: the set needs all 75"):
         opened("imagenet-c", tmp_path)
 
 
@@ -197,13 +204,7 @@ def test_a_file_that_does_not_decode_is_named(tmp_path: Path, content: Any) -> N
 
 def write_objectnet(root: Path) -> None:
     """Three of its classes: one with three ids, one with one, one that is not ImageNet's."""
-    mappings = root / "objectnet-1.0" / "mappings"
-    mappings.mkdir(parents=True)
-    labels = {"chair": "Chair", "air_freshener": "Air freshener", "banana": "Banana"}
-    (mappings / "folder_to_objectnet_label.json").write_text(json.dumps(labels))
-    ids = {"423": 2, "559": 2, "765": 2, "954": 1}
-    (mappings / "imagenet_id_to_objectnet_id.json").write_text(json.dumps(ids))
-    for folder in labels:
+    for folder in ("chair", "air_freshener", "banana"):
         pixels = np.full((20, 24, 4), 255, np.uint8)
         pixels[..., 1:3] = 0
         pixels[2:-2, 2:-2] = (255, 0, 9, 255)
@@ -215,9 +216,10 @@ def write_objectnet(root: Path) -> None:
 def test_objectnet_is_read_by_ids_with_its_border_off(tmp_path: Path) -> None:
     write_objectnet(tmp_path)
     images = opened("objectnet", tmp_path)
-    assert images.classes == ("Banana", "Chair")
-    assert images.class_map == ((954,), (423, 559, 765))
-    assert len(images) == 2
+    found = [(images.classes[k], images.class_map[k]) for k in images.labels]
+    assert found == [("banana Banana", (954,)), ("chair Chair", (423, 559, 765))]
+    assert len(images.classes) == 113
+    assert len({i for ids in images.class_map for i in ids}) == 125
     picture = np.asarray(images.image(0))
     assert picture.shape == (16, 20, 3)
     assert (picture == (255, 0, 9)).all()
@@ -233,25 +235,14 @@ def test_only_a_whole_ring_of_red_is_a_border() -> None:
     assert min(without_red_border(everything).size) >= 1
 
 
-def test_objectnet_without_its_mappings_says_which_file_is_missing(tmp_path: Path) -> None:
-    write_objectnet(tmp_path)
-    file = tmp_path / "objectnet-1.0" / "mappings" / "imagenet_id_to_objectnet_id.json"
-    file.write_text("{")
-    with pytest.raises(DataError, match=r"imagenet_id_to_objectnet_id.json is damaged"):
-        opened("objectnet", tmp_path)
-    file.unlink()
-    with pytest.raises(DataError, match=r"imagenet_id_to_objectnet_id.json is missing"):
-        opened("objectnet", tmp_path)
-
-
-@pytest.mark.parametrize("trap", ["folder", "link", "deeper"])
+@pytest.mark.parametrize("trap", ["link", "deeper"])
 def test_what_is_no_readable_image_is_named(tmp_path: Path, trap: str) -> None:
     folder = tmp_path / "imagenet-a" / "n01498041"
     write(folder / "a.jpg")
     if trap == "link":
         (folder / "bad.jpg").symlink_to("nowhere")
     else:
-        (folder / ("bad.jpg" if trap == "folder" else "bad")).mkdir()
+        write(folder / "bad" / "x.jpg")
     with pytest.raises(DataError, match=r"n01498041/bad"):
         opened("imagenet-a", tmp_path)
 

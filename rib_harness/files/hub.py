@@ -1,0 +1,169 @@
+"""Images in a Hugging Face dataset: on the Hub, saved to disk, or as Parquet files.
+
+Pictures are handed out as the bytes that were stored. `datasets` itself would decode them and turn
+those with an EXIF rotation, which no published number on ImageNet does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rib_harness.cache import cache_dir
+from rib_harness.errors import DataError, nearest
+from rib_harness.store import write_atomically
+
+#: What a `Location` on the Hub begins with: `hf:REPO` or `hf:REPO#SPLIT`.
+PREFIX = "hf:"
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder is a dataset saved to disk, or holds Parquet files."""
+    marks = ("state.json", "dataset_dict.json")
+    return folder.is_dir() and (
+        any((folder / mark).is_file() for mark in marks) or bool(_parquet_files(folder))
+    )
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
+
+
+class HubRows:
+    """The rows of one split.
+
+    Args:
+        where: `hf:REPO`, `hf:REPO#SPLIT`, or a local folder.
+        splits: which to take where none is named: the first of these that is there.
+
+    Raises:
+        DataError: not there, no network, a script, no such split, or no image column.
+    """
+
+    def __init__(self, where: str | Path, splits: Sequence[str]):
+        import datasets
+
+        self.where = str(where)
+        rows = _load(self.where, splits)
+        images = [n for n, f in rows.features.items() if isinstance(f, datasets.Image)]
+        if not images:
+            raise DataError(
+                f"{self.where} has no column of images. Its columns: {', '.join(rows.features)}."
+            )
+        self.features: Any = rows.features
+        self._labels = rows.remove_columns(images[0])
+        self._images = rows.select_columns(images[:1]).cast_column(
+            images[0], datasets.Image(decode=False)
+        )
+        self._column = images[0]
+        # Of a struct column, to read the names without the pictures.
+        flat = self._images.flatten().data.column(f"{images[0]}.path")
+        self.names = [Path(path).name if path else "" for path in flat.to_pylist()]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def column(self, name: str) -> list[Any]:
+        """All values of a column that holds no pictures."""
+        return list(self._labels[name])
+
+    def read(self, index: int) -> bytes:
+        """A picture's bytes, as they were stored."""
+        row = self._images[int(index)][self._column]
+        if row["bytes"] is not None:
+            return bytes(row["bytes"])
+        if not row["path"]:
+            raise DataError(f"{self.where}: row {index} has no picture.")
+        try:
+            return Path(row["path"]).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.where}: {row['path']}: {error.strerror}.") from None
+
+    def digests(self) -> list[str]:
+        """SHA-256 of each picture's bytes; kept until the files behind the rows change."""
+        files = [Path(file["filename"]) for file in self._images.cache_files]
+        state = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+        # Rows that point to files elsewhere say nothing about them: those are read each time.
+        inside = bool(files) and self._images[0][self._column]["bytes"] is not None
+        name = hashlib.sha256(json.dumps([state, len(self)]).encode()).hexdigest()[:32]
+        kept = cache_dir("indices") / f"hub-{name}.json"
+        if inside:
+            try:
+                digests = json.loads(kept.read_text(encoding="utf-8"))
+                if len(digests) == len(self):
+                    return [str(digest) for digest in digests]
+            except (OSError, ValueError, TypeError):
+                pass
+        with ThreadPoolExecutor() as pool:
+            digests = list(
+                pool.map(lambda i: hashlib.sha256(self.read(i)).hexdigest(), range(len(self)))
+            )
+        if inside:
+            write_atomically(kept, json.dumps(digests))
+        return digests
+
+
+def _load(where: str, splits: Sequence[str]) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    if not where.startswith(PREFIX):
+        return _load_folder(Path(where), splits)
+    repository, _, asked = where.removeprefix(PREFIX).partition("#")
+    try:
+        split = asked or _pick(datasets.get_dataset_split_names(repository), splits, where)
+        return datasets.load_dataset(repository, split=split)
+    except DataError:
+        raise
+    except Exception as error:  # of any of the libraries below it
+        hint = ""
+        if "script" in str(error):
+            hint = " It is made by a script, which `datasets` no longer runs: fetch its archive"
+            hint += " (rib-harness data info NAME) and use that."
+        elif isinstance(error, ConnectionError | OSError) or "offline" in str(error).lower():
+            hint = " Without a network only what is in the local cache can be used."
+        elif "gated" in str(error).lower() or "401" in str(error):
+            hint = " Accept its terms on its page, and log in: hf auth login"
+        first = (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"{where} cannot be loaded: {type(error).__name__}: {first}.{hint}"
+        ) from error
+
+
+def _load_folder(folder: Path, splits: Sequence[str]) -> Any:
+    import datasets
+
+    try:
+        if files := _parquet_files(folder):
+            names = {file.name.split("-")[0] for file in files if "-of-" in file.name}
+            if names:
+                split = _pick(sorted(names), splits, str(folder))
+                files = [file for file in files if file.name.split("-")[0] == split]
+            return datasets.load_dataset(
+                "parquet",
+                data_files=[str(file) for file in files],
+                split="train",
+                cache_dir=str(cache_dir("hub-datasets")),
+            )
+        loaded = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise DataError(f"{folder} cannot be read as a saved dataset: {error}") from error
+    if isinstance(loaded, dict):
+        return loaded[_pick(list(loaded), splits, str(folder))]
+    return loaded
+
+
+def _pick(there: Sequence[str], wanted: Sequence[str], where: str) -> str:
+    if len(there) == 1:
+        return there[0]
+    for split in wanted:
+        if split in there:
+            return split
+    raise DataError(
+        f"{where} has the splits {', '.join(there)}; expected one of {', '.join(wanted)}."
+        f"{nearest(wanted[0], there)} Name one: hf:REPO#SPLIT"
+    )

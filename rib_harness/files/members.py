@@ -1,0 +1,444 @@
+"""The files inside folders, tars and zips as one list: names, sizes, digests, how to read one.
+
+An archive is read in place: its index says where each file's bytes begin. Indices and digests are
+kept in the cache, and made anew for what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import tarfile
+import threading
+import weakref
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rib_harness.cache import cache_dir
+from rib_harness.errors import DataError
+
+log = logging.getLogger("rib_harness.files")
+
+ARCHIVE_SUFFIXES = (".tar", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+#: Deepest folder that is looked into: no published layout needs more, and links may go in circles.
+DEEPEST = 8
+
+#: Version of the index files.
+_FORMAT = "2"
+
+
+class Member(NamedTuple):
+    """One file.
+
+    Args:
+        name: below its folder or archive, with forward slashes.
+        size: in bytes, when unpacked.
+        stamp: of a file in a folder its last change of any kind; `touch` cannot turn it back.
+        offset: in an archive, where its bytes begin.
+        packed: bytes that it takes there, if it is deflated; else −1.
+        crc: of a zip's file, to tell damage; else −1.
+    """
+
+    name: str
+    size: int
+    stamp: int = 0
+    offset: int = 0
+    packed: int = -1
+    crc: int = -1
+
+
+class Part(Protocol):
+    """A folder or an archive."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        ...
+
+    def state(self) -> str:
+        """Changes when an archive does; empty for a folder, whose files are looked at each."""
+        ...
+
+    def scan(self) -> Iterator[Member]:
+        """All files, without their contents."""
+        ...
+
+    def read(self, member: Member) -> bytes:
+        """One file's bytes; from several threads at once."""
+        ...
+
+
+class Members:
+    """The files of one or several folders and archives.
+
+    Args:
+        paths: folders, .tar and .zip files.
+        skip: names of folders that are not looked into.
+
+    Raises:
+        DataError: a path that is neither, an archive that cannot be read in place, or one that
+            holds links or devices.
+    """
+
+    def __init__(self, paths: Sequence[Path], skip: Collection[str] = ()):
+        self.parts = [_open_part(path, frozenset(skip)) for path in paths]
+        self._kept = [_read_index(part) for part in self.parts]
+        self._rows: list[tuple[int, Member]] = []
+        for number, part in enumerate(self.parts):
+            index = self._kept[number]
+            if not index.whole:
+                found = list(part.scan())
+                self._kept[number] = index = _Index(
+                    {m: index.digests.get(m, "") for m in found}, whole=True
+                )
+                if part.state():
+                    _write_index(part, index)
+            self._rows += [(number, member) for member in index.digests]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def names(self) -> list[str]:
+        """Of each file, below its folder or archive."""
+        return [member.name for _, member in self._rows]
+
+    def part_of(self, index: int) -> int:
+        """In which of the folders or archives it is."""
+        return self._rows[index][0]
+
+    def where(self, index: int) -> str:
+        """The file, for messages: `DIR/n01440764/a.JPEG` or `imagenet-a.tar/n0144…`."""
+        number, member = self._rows[index]
+        return f"{self.parts[number].path}/{member.name}"
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            DataError: damaged or gone.
+        """
+        number, member = self._rows[index]
+        return self.parts[number].read(member)
+
+    def digests(self, indices: Sequence[int]) -> list[str]:
+        """SHA-256 of each of these files; read again only where something changed.
+
+        What was read is kept also when the reading is interrupted.
+        """
+        rows = [self._rows[i] for i in indices]
+        new = [i for i, (n, m) in zip(indices, rows, strict=True) if not self._kept[n].digests[m]]
+        if len(new) > 5000:
+            root = self.parts[0].path
+            log.warning("%s: reading %s files once, to know their content", root, f"{len(new):,}")
+
+        def digest(index: int) -> str:
+            return hashlib.sha256(self.read(index)).hexdigest()
+
+        try:
+            with ThreadPoolExecutor() as pool:
+                for start in range(0, len(new), 1000):
+                    chunk = new[start : start + 1000]
+                    for i, value in zip(chunk, pool.map(digest, chunk), strict=True):
+                        number, member = self._rows[i]
+                        self._kept[number].digests[member] = value
+        finally:
+            for number in {self._rows[i][0] for i in new}:
+                _write_index(self.parts[number], self._kept[number])
+        return [self._kept[n].digests[m] for n, m in rows]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is that of a tar or zip."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def check_name(name: str, archive: Path) -> None:
+    """Refuse a name that would lead outside, or that no file system keeps as it is.
+
+    Raises:
+        DataError: names the file and the archive.
+    """
+    parts = name.replace("\\", "/").split("/")
+    bad = (
+        name.startswith(("/", "\\"))
+        or ".." in parts
+        or ":" in parts[0]
+        or not name.isprintable()
+        or max(len(part.encode("utf-8", "surrogateescape")) for part in parts) > 255
+    )
+    if bad:
+        raise DataError(f"{archive} holds the file name {name!r}, which leads outside; refused.")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files below a folder; hidden ones are left out, and folders whose name is in `skip`."""
+
+    path: Path
+    skip: frozenset[str] = frozenset()
+
+    def state(self) -> str:
+        """Nothing: its files are looked at each time."""
+        return ""
+
+    def scan(self) -> Iterator[Member]:
+        """Walk it, in the order of names."""
+        yield from self._below(self.path, "", 0)
+
+    def _below(self, folder: Path, prefix: str, depth: int) -> Iterator[Member]:
+        if depth > DEEPEST:
+            raise DataError(f"{folder} lies too deep: expected at most {DEEPEST} folders.")
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be read: {error.strerror}.") from None
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            if entry.is_dir():
+                if entry.name in self.skip:
+                    continue
+                yield from self._below(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
+            elif entry.is_file() and entry.name.isprintable():
+                stat = entry.stat()
+                yield Member(prefix + entry.name, stat.st_size, stat.st_ctime_ns)
+            else:
+                raise DataError(
+                    f"{entry.path!r} is no file that can be read: a broken link, or a name that "
+                    "is not UTF-8."
+                )
+
+    def read(self, member: Member) -> bytes:
+        """One file."""
+        try:
+            return (self.path / member.name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path / member.name}: {error.strerror}.") from None
+
+
+class _File:
+    """An archive's file, read at any place by several threads at once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+
+    def state(self) -> str:
+        """Size, times and inode."""
+        stat = self.path.stat()
+        return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        with self._lock:
+            if self._descriptor is None:
+                self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                weakref.finalize(self, os.close, self._descriptor)
+            if not hasattr(os, "pread"):  # Windows
+                os.lseek(self._descriptor, offset, os.SEEK_SET)
+                return os.read(self._descriptor, size)
+        data = os.pread(self._descriptor, size, offset)
+        while len(data) < size:  # a read gives at most 2 GiB
+            more = os.pread(self._descriptor, size - len(data), offset + len(data))
+            if not more:
+                raise DataError(f"{self.path} is shorter than when it was indexed.")
+            data += more
+        return data
+
+
+class Tar(_File):
+    """The files of an uncompressed tar, and of tars inside it (as ImageNet's training set)."""
+
+    def scan(self) -> Iterator[Member]:
+        """Read all headers.
+
+        Raises:
+            DataError: compressed, truncated, or with links or devices.
+        """
+        if is_compressed(self.path):
+            raise DataError(
+                f"{self.path} is compressed, so its files cannot be read in place. "
+                "Unpack it: rib-harness data prepare NAME --from FILE"
+            )
+        seen: set[str] = set()
+        for member in self._walk(0, self.path.stat().st_size, ""):
+            if member.name in seen:
+                raise DataError(f"{self.path} holds {member.name!r} twice.")
+            seen.add(member.name)
+            yield member
+
+    def _walk(self, start: int, end: int, prefix: str) -> Iterator[Member]:
+        last = start
+        with self.path.open("rb") as file:
+            file.seek(start)
+            try:
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    for info in tar:
+                        tar.members = []  # type: ignore[attr-defined]  # a list of millions otherwise
+                        if info.offset >= end:
+                            break
+                        last = info.offset_data + -(-info.size // 512) * 512
+                        check_name(info.name, self.path)
+                        if info.isdir():
+                            continue
+                        if not info.isreg() or info.issparse():
+                            raise DataError(
+                                f"{self.path} holds {info.name!r}, a link or device; refused."
+                            )
+                        if info.offset_data + info.size > end:
+                            raise DataError(f"{self.path} is truncated inside {info.name!r}.")
+                        name = prefix + info.name.removeprefix("./")
+                        if name.endswith(".tar") and not prefix:
+                            inside = info.offset_data
+                            folder = name.removesuffix(".tar") + "/"
+                            yield from self._walk(inside, inside + info.size, folder)
+                        else:
+                            yield Member(name, info.size, offset=info.offset_data)
+            except tarfile.TarError as error:
+                raise DataError(f"{self.path} is damaged: {error}.") from None
+            file.seek(last)
+            if any(file.read(min(512, max(end - last, 0)))) or end - last < 512:
+                raise DataError(f"{self.path} is truncated: its end is missing.")
+
+    def read(self, member: Member) -> bytes:
+        """One file."""
+        return self.bytes_at(member.offset, member.size)
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether it is a gzip, bzip2 or xz file, by its content: names mislead (`.tar.gz` of V2)."""
+    with path.open("rb") as file:
+        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"))
+
+
+class Zip(_File):
+    """The files of a zip that is stored or deflated."""
+
+    def scan(self) -> Iterator[Member]:
+        """Read the directory.
+
+        Raises:
+            DataError: damaged, encrypted, or with links.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                infos = archive.infolist()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"{self.path} is damaged: {error}.") from None
+        seen: set[str] = set()
+        for info in infos:
+            check_zip_member(info, self.path)
+            if info.is_dir():
+                continue
+            if info.flag_bits & 1:
+                raise DataError(
+                    f"{self.path} is encrypted, so its files cannot be read in place. Unpack it: "
+                    "rib-harness data prepare NAME --from FILE --password PASSWORD"
+                )
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{self.path}: {info.filename!r} is packed in an unknown way.")
+            if info.filename in seen:
+                raise DataError(f"{self.path} holds {info.filename!r} twice.")
+            seen.add(info.filename)
+            header = self.bytes_at(info.header_offset, 30)
+            if header[:4] != b"PK\x03\x04":
+                raise DataError(f"{self.path} is damaged at {info.filename!r}.")
+            lengths = struct.unpack("<HH", header[26:30])
+            stored = info.compress_type == zipfile.ZIP_STORED
+            yield Member(
+                info.filename,
+                info.file_size,
+                offset=info.header_offset + 30 + sum(lengths),
+                packed=-1 if stored else info.compress_size,
+                crc=info.CRC,
+            )
+
+    def read(self, member: Member) -> bytes:
+        """One file, checked against the directory's size and CRC."""
+        if member.packed < 0:
+            data = self.bytes_at(member.offset, member.size)
+        else:
+            packed = self.bytes_at(member.offset, member.packed)
+            try:
+                # One byte more than it says it has: what expands beyond that is refused.
+                data = zlib.decompressobj(-15).decompress(packed, member.size + 1)
+            except zlib.error as error:
+                raise DataError(f"{self.path}: {member.name!r} is damaged: {error}.") from None
+        if len(data) != member.size or zlib.crc32(data) != member.crc:
+            raise DataError(f"{self.path}: {member.name!r} is damaged: its checksum differs.")
+        return data
+
+
+def check_zip_member(info: zipfile.ZipInfo, archive: Path) -> None:
+    """Refuse names that lead outside, links and devices."""
+    check_name(info.filename, archive)
+    kind = (info.external_attr >> 16) & 0o170000
+    if kind not in (0, 0o100000, 0o040000):
+        raise DataError(f"{archive} holds {info.filename!r}, a link or device; refused.")
+
+
+def _open_part(path: Path, skip: frozenset[str]) -> Part:
+    if path.is_dir():
+        return Folder(path, skip)
+    if not path.exists():
+        raise DataError(f"There is no file or folder {path}.")
+    return Zip(path) if zipfile.is_zipfile(path) else Tar(path)
+
+
+@dataclass
+class _Index:
+    """Files with their digests (empty where not read yet); `whole` if no scan is needed."""
+
+    digests: dict[Member, str]
+    whole: bool = False
+
+
+def _index_file(part: Part) -> Path:
+    name = hashlib.sha256(str(part.path.resolve()).encode()).hexdigest()[:32]
+    return cache_dir("indices") / f"{name}.parquet"
+
+
+def _read_index(part: Part) -> _Index:
+    try:
+        table = pq.read_table(_index_file(part))
+        said = table.schema.metadata or {}
+        if said.get(b"format", b"").decode() != _FORMAT:
+            return _Index({})
+        columns = [table.column(name).to_pylist() for name in (*Member._fields, "digest")]
+        digests = {Member(*row[:-1]): row[-1] for row in zip(*columns, strict=True)}
+        state = part.state()
+        same = said.get(b"state", b"").decode() == state
+    except (pa.ArrowException, KeyError, OSError, ValueError):  # not there, or damaged
+        return _Index({})
+    if state:
+        return _Index(digests, whole=True) if same else _Index({})
+    return _Index(digests)
+
+
+def _write_index(part: Part, index: _Index) -> None:
+    columns = dict(zip(Member._fields, zip(*index.digests, strict=True), strict=False))
+    arrays = {name: list(columns.get(name, ())) for name in Member._fields}
+    types = {"name": pa.string()}
+    table = pa.table(
+        {
+            **{n: pa.array(v, types.get(n, pa.int64())) for n, v in arrays.items()},
+            "digest": pa.array(index.digests.values(), pa.string()),
+        }
+    ).replace_schema_metadata({"format": _FORMAT, "state": part.state()})
+    file = _index_file(part)
+    scratch = file.with_suffix(f".{os.getpid()}.part")
+    pq.write_table(table, scratch)
+    scratch.replace(file)
