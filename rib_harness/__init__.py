@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from rib_harness.options import Location, members_of
     from rib_harness.protocols import Identity
     from rib_harness.results import Results, RunResult
-    from rib_harness.runner import PartialFailureError, evaluate, run
+    from rib_harness.runner import MismatchError, PartialFailureError, evaluate, run
     from rib_harness.scores import Scores
 
 __version__ = "0.1.0"
@@ -59,6 +59,7 @@ _ON_FIRST_USE = {
     "IncompleteError": "rib_harness.matrix",
     "Location": "rib_harness.options",
     "Matrix": "rib_harness.matrix",
+    "MismatchError": "rib_harness.runner",
     "PartialFailureError": "rib_harness.runner",
     "Preprocess": "rib_harness.images",
     "Results": "rib_harness.results",
@@ -98,6 +99,7 @@ __all__ = [
     "Matrix",
     "MethodSpec",
     "MetricSpec",
+    "MismatchError",
     "PartialFailureError",
     "PluginError",
     "Preprocess",

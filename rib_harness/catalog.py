@@ -204,6 +204,10 @@ class Bound:
     def _paths(self) -> set[str]:
         return {option.name for option in self.component.signature.options if option.is_path}
 
+    def locations(self) -> set[str]:
+        """Options that say where it lies, and nothing of what it is."""
+        return {o.name for o in self.component.signature.options if o.is_location}
+
     def build(self) -> Any:
         """Import the target and call it with the options."""
         target = load_target(self.spec.target, self.component.what)
@@ -220,8 +224,7 @@ class Bound:
         """What of it goes into a key: all options; of a path the content, not the place."""
         options = {k: v for k, v in self.options.items() if k not in self._paths()}
         if not isinstance(self.spec, BackboneSpec):  # whose identity has the weights' digest
-            located = {o.name for o in self.component.signature.options if o.is_location}
-            paths = sorted((self._paths() - located) & set(self.options))
+            paths = sorted((self._paths() - self.locations()) & set(self.options))
             options |= {name: _content(self.options[name]) for name in paths}
         return {
             "id": self.component.id,

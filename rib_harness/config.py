@@ -18,6 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rib_harness.errors import ConfigError, nearest
+from rib_harness.known_answers import Expected
 
 Preset = Literal["default", "paper"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -44,8 +45,13 @@ class Recipe(BaseModel):
     clip_grad: float | None = Field(None, gt=0)  #: largest norm of the gradient
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  #: of training; evaluation is in fp32
     augment: Literal["none", "flip", "crop-flip"] = "none"  #: the protocol trains without
+    per_class: int | None = Field(None, ge=1)  #: images a class to fine-tune on, drawn by the seed
+    keep: float = Field(1.0, gt=0, le=1)  #: share of each class to fine-tune on (data pruning)
+    #: which to keep: drawn by the seed, or the hardest (-easy: the easiest) for the pretrained
+    #: backbone, by its loss or by EL2N (arXiv:2107.07075)
+    keep_by: Literal["random", "loss", "loss-easy", "el2n", "el2n-easy"] = "random"
 
-    @field_validator("micro_batch", "max_steps", "clip_grad", mode="before")
+    @field_validator("micro_batch", "max_steps", "clip_grad", "per_class", mode="before")
     @classmethod
     def _none(cls, value: Any) -> Any:
         return None if value == "none" else value
@@ -60,10 +66,15 @@ class RunConfig(BaseModel):
     backbone: tuple[str, ...] = ()  #: references; empty is the suite's default
     method: tuple[str, ...] = ()  #: references; none evaluates the untouched backbone only
     dataset: tuple[str, ...] = ()  #: members of the suite to use; empty is all
+    data: tuple[str, ...] = ()  #: options of datasets, e.g. "imagenet-v2:variant=top-images"
     seed: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
     preset: Preset = "default"
     recipe: dict[str, Any] = Field(default_factory=dict)  #: values that replace the suite's
     limit: int | None = Field(None, ge=1)  #: images a class (in each group); in every key
+    accept_license: tuple[str, ...] = ()  #: sources whose licence forbids to tune a model on them
+    expect: dict[str, str] = Field(default_factory=dict)  #: known A_pre: dataset → % or K/N
+    allow_mismatch: bool = False  #: go on where the untouched backbone misses a known answer
+    offline: bool = False  #: never use the network
     store: Path = Path("rib-store")
     data_root: Path | None = None
     no_plugin: tuple[str, ...] = ()
@@ -74,8 +85,9 @@ class RunConfig(BaseModel):
     save_every: float = Field(30.0, ge=0)  #: seconds between saves of a running fit
 
     @field_validator(
-        "backbone", "method", "dataset", "no_plugin", "requires", "seed", mode="before"
-    )
+        "backbone", "method", "dataset", "data", "accept_license", "no_plugin", "requires", "seed",
+        mode="before",
+    )  # fmt: skip
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | int) else value
@@ -84,6 +96,18 @@ class RunConfig(BaseModel):
     @classmethod
     def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(value))
+
+    @field_validator("expect", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        return {k: str(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("expect")
+    @classmethod
+    def _known_answers(cls, value: dict[str, str]) -> dict[str, str]:
+        for text in value.values():
+            Expected.parse(text)
+        return value
 
     @field_validator("recipe")
     @classmethod
@@ -99,7 +123,9 @@ class RunConfig(BaseModel):
             if name in data:
                 data[name] = str(Path(data[name]).absolute())
         return {
-            key.replace("_", "-"): value for key, value in data.items() if value not in ([], {})
+            key.replace("_", "-"): value
+            for key, value in data.items()
+            if value not in ([], {}) and value is not False
         }
 
 

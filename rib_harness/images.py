@@ -176,6 +176,17 @@ class ImageSet:
                 "Replace it with a whole copy."
             ) from error
 
+    def taken(self, indices: NDArray[np.int64]) -> ImageSet:
+        """These images only, in this order."""
+        return replace(
+            self,
+            labels=self.labels[indices],
+            names=[self.names[int(i)] for i in indices],
+            source=self.source[indices],
+            group=self.group[indices],
+            read=_Chosen(self.read, indices),
+        )
+
     def limited(self, per_class: int | None) -> ImageSet:
         """The first `per_class` images of each class (in each group); None changes nothing."""
         if per_class is None:
@@ -187,16 +198,7 @@ class ImageSet:
             seen[cell] = seen.get(cell, 0) + 1
             if seen[cell] <= per_class:
                 keep.append(i)
-        chosen = np.asarray(keep, dtype=np.int64)
-        return replace(
-            self,
-            labels=self.labels[chosen],
-            names=[self.names[i] for i in keep],
-            source=self.source[chosen],
-            group=self.group[chosen],
-            read=_Chosen(self.read, chosen),
-            limit=per_class,
-        )
+        return replace(self.taken(np.asarray(keep, dtype=np.int64)), limit=per_class)
 
 
 @dataclass(frozen=True, eq=False)

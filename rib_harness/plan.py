@@ -19,8 +19,10 @@ from rib_harness.config import Recipe, RunConfig, make_recipe
 from rib_harness.errors import ConfigError, DataError, RibError, nearest
 from rib_harness.identify import identity_of
 from rib_harness.images import ImageSet, Preprocess
-from rib_harness.options import members_of
+from rib_harness.known_answers import Expected
+from rib_harness.options import Reference, members_of, spelled
 from rib_harness.protocols import Identity
+from rib_harness.pruning import kept_count
 from rib_harness.specs import SuiteSpec
 from rib_harness.store import RUN_FORMAT, Store, key_of
 
@@ -98,7 +100,13 @@ class Step:
     recipe: Recipe | None = field(default=None, repr=False)
     seed: int = 0
     needs: Mapping[str, Step] = field(default_factory=dict, repr=False)
+    pre: Step | None = field(default=None, repr=False)
     model: Step | None = field(default=None, repr=False)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it scores an untouched backbone."""
+        return self.kind == "evaluate" and self.model is None
 
     def to_json(self) -> dict[str, Any]:
         """As `plan --json` prints it."""
@@ -119,6 +127,7 @@ class Plan:
     Args:
         steps: each once; what a step needs comes before it.
         records: one a matrix: what it is, and which step's key is in which cell.
+        expected: backbone's id → dataset → its known accuracy.
         notes: what a user should know before the work starts.
         resolved: settings of the configuration in which nothing is left to a default or to the
             current folder.
@@ -127,6 +136,7 @@ class Plan:
     suite: Component
     steps: tuple[Step, ...]
     records: tuple[dict[str, Any], ...]
+    expected: Mapping[str, Mapping[str, Expected]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     resolved: Mapping[str, Any] = field(default_factory=dict)
 
@@ -203,22 +213,33 @@ class _Planner:
                 )
         for method in methods:
             self._check_needs(method, ())
+        self.options = self._dataset_options()
+        self._check_licenses()
         self.datasets = self._open([*members, *self.spec.references])
         planned = [PlannedBackbone(bound, self._identify(bound)) for bound in backbones]
-        sources = [m for m in members if self.datasets[m].bound.spec.may_train]
-        for member in sorted(set(members) - set(sources)):
-            if methods:
+        accepted = self.config.accept_license
+        free = [m for m in members if self.datasets[m].bound.spec.may_train]
+        sources = [m for m in members if m in free or m in accepted]
+        for member in members if methods else ():
+            if member not in sources:
                 self.notes.append(
-                    f"{member} is not a source: its licence forbids to tune a model on it."
+                    f"{member} is not a source: its licence forbids to tune a model on it "
+                    f"(--accept-license {member})."
+                )
+            elif member not in free:
+                self.notes.append(
+                    f"{member} is a source: its licence was accepted, which forbids to tune a "
+                    "model on it."
                 )
         records = []
+        expected = {one.bound.id: self._expected(one) for one in planned}
         for backbone in planned:
             pre = {name: self._evaluate(backbone, None, name) for name in self.datasets}
             if not methods:
                 records.append(self._record(backbone, None, 0, members, [], pre, {}, {}))
             for method in methods:
                 for seed in self.config.seed:
-                    made = {i: self._finetune(backbone, method, i, seed) for i in sources}
+                    made = {i: self._finetune(backbone, method, i, seed, pre) for i in sources}
                     post = {
                         i: {j: self._evaluate(backbone, made[i], j) for j in self.datasets}
                         for i in sources
@@ -227,15 +248,18 @@ class _Planner:
                         self._record(backbone, method, seed, members, sources, pre, made, post)
                     )
         steps = tuple(sorted(self.steps.values(), key=lambda step: step.kind != "finetune"))
-        baseline = tuple(s for s in steps if s.kind == "evaluate" and s.model is None)
+        baseline = tuple(s for s in steps if s.is_baseline)
         others = tuple(s for s in steps if s not in baseline)
         resolved: dict[str, Any] = {
             "suite": self.suite.id,
             "backbone": tuple(bound.id for bound in backbones),
             "method": tuple(method.id for method in methods),
+            "data": tuple(self._spelled(name) for name in self.options),
             "recipe": self.recipe.model_dump(mode="json"),
         }
-        return Plan(self.suite, (*baseline, *others), tuple(records), tuple(self.notes), resolved)
+        return Plan(
+            self.suite, (*baseline, *others), tuple(records), expected, tuple(self.notes), resolved
+        )
 
     def _bind(self, kind: str, text: str) -> Bound:
         """A suite's own plugin is asked first for the names that the suite uses."""
@@ -244,6 +268,73 @@ class _Planner:
         if any(component.id == name for component in self.catalog.list(kind)):
             return self.catalog.bind(kind, own)
         return self.catalog.bind(kind, text)
+
+    def _dataset_options(self) -> dict[str, str]:
+        """Dataset → its reference with options, of those that the configuration names.
+
+        Raises:
+            ConfigError: one that is not in the suite, or twice; its options are checked later.
+        """
+        known = [*self.spec.members, *self.spec.references]
+        options: dict[str, str] = {}
+        problems = []
+        for text in self.config.data:
+            name = Reference.parse(text).name
+            if name not in known:
+                problems.append(
+                    f"--data {text}: the suite {self.spec.name} has no dataset {name!r}."
+                    f"{nearest(name, known)} Datasets: {', '.join(known)}."
+                )
+            elif name in options:
+                problems.append(f"--data: {name} is given twice; join its options: {name}:a=1,b=2.")
+            options[name] = text
+        if problems:
+            raise ConfigError(problems)
+        return options
+
+    def _spelled(self, name: str) -> str:
+        """The dataset with its options, of which no path depends on the current folder."""
+        return ",".join([f"{name}:", *spelled(self.datasets[name].bound.explicit)]).replace(
+            ":,", ":"
+        )
+
+    def _check_licenses(self) -> None:
+        problems = []
+        for name in self.config.accept_license:
+            if name not in self.spec.members:
+                problems.append(
+                    f"--accept-license: the suite {self.spec.name} has no member {name!r}."
+                    f"{nearest(name, self.spec.members)}"
+                )
+            elif self._bind("dataset", name).spec.may_train:
+                problems.append(f"--accept-license: {name} may be trained on anyway.")
+        if problems:
+            raise ConfigError(problems)
+
+    def _expected(self, backbone: PlannedBackbone) -> dict[str, Expected]:
+        """Known accuracies: those that the user gives, else the published ones that apply."""
+        problems = [
+            f"--expect: this run has no dataset {name!r}.{nearest(name, self.datasets)}"
+            for name in self.config.expect
+            if name not in self.datasets
+        ]
+        if problems:
+            raise ConfigError(problems)
+        bound = backbone.bound
+        facts = bound.spec.facts(bound.tag)
+        expected = {}
+        for name, dataset in self.datasets.items():
+            if name in self.config.expect:
+                expected[name] = Expected.parse(self.config.expect[name], "--expect")
+            # Random weights, or a dataset in another variant than the published one: no answer.
+            elif (
+                name in facts.accuracy
+                and bound.options.get("pretrained", True)
+                and not set(dataset.bound.explicit) - dataset.bound.locations()
+            ):
+                whole = dataset.images.expected if self.config.limit is None else None
+                expected[name] = Expected(facts.accuracy[name], whole, source=facts.source)
+        return expected
 
     def _chosen_members(self) -> list[str]:
         known = list(self.spec.members)
@@ -268,7 +359,10 @@ class _Planner:
     def _open(self, names: Sequence[str]) -> dict[str, PlannedDataset]:
         opened, problems = {}, []
         for name in names:
-            bound = self._bind("dataset", name)
+            bound = self._bind("dataset", self.options.get(name, name))
+            if told := sorted(set(bound.explicit) - bound.locations()):
+                options = ", ".join(f"{one}={bound.explicit[one]}" for one in told)
+                self.notes.append(f"{name}: {options}")
             try:
                 dataset = bound.build()
                 with guarded(bound.component.what):
@@ -329,11 +423,18 @@ class _Planner:
                 )
             self._check_needs(needed, (*above, method.id))
 
-    def _finetune(self, backbone: PlannedBackbone, method: Bound, source: str, seed: int) -> Step:
+    def _finetune(
+        self,
+        backbone: PlannedBackbone,
+        method: Bound,
+        source: str,
+        seed: int,
+        pre: Mapping[str, Step],
+    ) -> Step:
         needs = {}
         for reference in self._needs(method):
             needed = self.catalog.bind("method", reference, self.config.preset)
-            needs[reference] = self._finetune(backbone, needed, source, seed)
+            needs[reference] = self._finetune(backbone, needed, source, seed, pre)
         dataset = self.datasets[source]
         inputs = {
             "kind": "finetune",
@@ -345,11 +446,12 @@ class _Planner:
             "seed": seed,
             "needs": {reference: step.key for reference, step in needs.items()},
         }
-        updates = self._updates(len(dataset.images)) if method.spec.trains != "nothing" else 0
+        updates = self._updates(dataset.images) if method.spec.trains != "nothing" else 0
         parts = ["finetune", backbone.bound.label, method.label, source, f"seed{seed}"]
         return self._add(
             "finetune", parts, inputs, backbone, dataset,
             updates=updates, method=method, recipe=self.recipe, seed=seed, needs=needs,
+            pre=pre[source],
         )  # fmt: skip
 
     def _evaluate(self, backbone: PlannedBackbone, model: Step | None, name: str) -> Step:
@@ -395,8 +497,8 @@ class _Planner:
             )
         return self.steps[key]
 
-    def _updates(self, images: int) -> int:
-        per_epoch = math.ceil(images / self.recipe.batch_size)
+    def _updates(self, images: ImageSet) -> int:
+        per_epoch = math.ceil(kept_count(images.labels, self.recipe) / self.recipe.batch_size)
         steps = self.recipe.epochs * per_epoch
         return steps if self.recipe.max_steps is None else min(steps, self.recipe.max_steps)
 
@@ -425,6 +527,8 @@ class _Planner:
             "preset": self.config.preset,
             "recipe": self.recipe.model_dump(mode="json") if method else None,
             "limit": self.config.limit,
+            "accepted_licenses": [s for s in sources if s in self.config.accept_license],
+            "expected": {n: e.to_json() for n, e in self._expected(backbone).items()},
             "suite_members": list(self.spec.members),
             "members": members,
             "references": list(self.spec.references),

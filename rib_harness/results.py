@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rib_harness.errors import RibError
+from rib_harness.known_answers import Expected
 from rib_harness.matrix import Cell, IncompleteError, Matrix
 from rib_harness.store import Store
 
@@ -64,6 +65,20 @@ class RunResult:
         """Whether every cell is there."""
         return self.matrix.complete
 
+    @property
+    def known_answers(self) -> dict[str, dict[str, Any]]:
+        """Dataset → what the untouched backbone is known to score, measured, and if they agree."""
+        answers = {}
+        for name, answer in self.record.get("expected", {}).items():
+            expected, cell = Expected(**answer), self.matrix.pre.get(name)
+            answers[name] = {
+                "expected": expected.percent,
+                "source": expected.source,
+                "measured": cell.top1 if cell else None,
+                "agrees": expected.agrees(cell) if cell else None,
+            }
+        return answers
+
     def to_json(self) -> dict[str, Any]:
         """As `results --format json` prints it; accuracies in %, changes in points."""
         matrix, record = self.matrix, self.record
@@ -95,6 +110,7 @@ class RunResult:
             "complete": matrix.complete,
             "missing": matrix.missing,
             "notes": record["notes"],
+            "known_answers": self.known_answers,
             "provenance": {
                 "components": record["components"],
                 "steps": dict(self.provenance),
@@ -122,8 +138,11 @@ def describe_recipe(recipe: Mapping[str, Any]) -> str:
         f"warmup {recipe['warmup_steps']}",
     ]
     usual = {"momentum": 0.9, "weight_decay": 0.0, "micro_batch": None, "max_steps": None,
-             "clip_grad": None, "precision": "fp32", "augment": "none"}  # fmt: skip
+             "clip_grad": None, "precision": "fp32", "augment": "none",
+             "per_class": None}  # fmt: skip
     parts += [f"{name} {recipe[name]}" for name, value in usual.items() if recipe[name] != value]
+    if recipe["keep"] < 1:
+        parts.append(f"keep {recipe['keep']:g} by {recipe['keep_by']}")
     return ", ".join(parts)
 
 

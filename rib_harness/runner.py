@@ -22,10 +22,15 @@ import tomli_w
 from rib_harness.catalog import Catalog, guarded, load_catalog
 from rib_harness.config import RunConfig, check_requirements, make_config
 from rib_harness.errors import ConfigError, PluginError, RibError, StoreError, nearest
+from rib_harness.files.download import go_offline
+from rib_harness.known_answers import Miss, misses
+from rib_harness.matrix import Cell
 from rib_harness.plan import Plan, PlannedBackbone, Step, make_plan
 from rib_harness.progress import Progress, Silence
 from rib_harness.provenance import cost, environment
+from rib_harness.pruning import is_pruned, kept, needs_scores
 from rib_harness.results import Results, collect
+from rib_harness.scores import Scores
 from rib_harness.signals import TerminateAsInterrupt
 from rib_harness.specs import Event
 from rib_harness.store import Store, full_disk, is_full
@@ -54,6 +59,23 @@ class PartialFailureError(RibError):
         super().__init__(f"{len(failures)} step(s) failed; all others are done.\n{lines}")
 
 
+class MismatchError(RibError):
+    """The untouched backbone does not score what it is known to.
+
+    Args:
+        results: what there is.
+        misses: on which sets, with likely causes.
+    """
+
+    def __init__(self, results: Results, misses: Sequence[Miss]):
+        self.results, self.misses = results, tuple(misses)
+        lines = "\n".join(f"  - {miss}" for miss in misses)
+        super().__init__(
+            "The untouched backbone does not score what it is known to; nothing was fine-tuned on "
+            f"such a base.\n{lines}\nMend it, or go on as it is with --allow-mismatch."
+        )
+
+
 def run(config: str | Path | None = None, **settings: Any) -> Results:
     """Fine-tune on each member of a suite, measure on all the others: what the verb `run` does.
 
@@ -68,6 +90,7 @@ def run(config: str | Path | None = None, **settings: Any) -> Results:
     Raises:
         RibError: a mistake in what was asked.
         PartialFailureError: some steps failed; it carries what there is.
+        MismatchError: the untouched backbone misses a known answer; nothing was fine-tuned.
 
     Example:
         >>> import rib_harness
@@ -118,6 +141,8 @@ def open_session(
         RibError: a mistake in what was asked, found before any work.
     """
     check_requirements(config.requires)
+    if config.offline:
+        go_offline()
     catalog = catalog or load_catalog(block=config.no_plugin)
     names = {plugin.name for plugin in catalog.plugins}
     unknown = [name for name in config.no_plugin if name not in names]
@@ -146,11 +171,14 @@ def execute(session: Session) -> Results:
         for record in plan.records
     ]
     failures: dict[str, str] = {}
+    missed: list[Miss] = []
     session.catalog.notify(Event("run_started", str(store.path)), log)
     try:
-        if plan.missing:
+        if plan.missing or _missed(session):
             with TerminateAsInterrupt():
-                failures = _Walk(session).all()
+                walk = _Walk(session)
+                missed = walk.all()
+                failures = walk.failures
     finally:
         session.catalog.notify(
             Event("run_finished", str(store.path), error="; ".join(failures.values())), log
@@ -158,7 +186,24 @@ def execute(session: Session) -> Results:
     results = collect(store, records)
     if failures:
         raise PartialFailureError(results, failures)
+    if missed:
+        raise MismatchError(results, missed)
     return results
+
+
+def _missed(session: Session) -> list[tuple[Step, Miss]]:
+    """Known answers that the untouched backbones were measured on and do not give."""
+    if session.config.allow_mismatch:
+        return []
+    found = []
+    for step in session.plan.steps:
+        done = session.store.done(step.key) if step.is_baseline else None
+        if done is not None:
+            cell = Cell(**{k: done["summary"][k] for k in ("top1", "correct", "n")})
+            name = step.dataset.name
+            expected = session.plan.expected[step.backbone.bound.id]
+            found += [(step, miss) for miss in misses(expected, {name: cell})]
+    return found
 
 
 class _Walk:
@@ -182,20 +227,59 @@ class _Walk:
         self.accelerator = make_accelerator(session.config.device, precision)
         self.device = self.accelerator.device
 
-    def all(self) -> dict[str, str]:
-        """Every missing step. Returns id → message of those that failed."""
+    def all(self) -> list[Miss]:
+        """Every missing step; none is trained on a base that misses a known answer.
+
+        Returns:
+            the known answers that were missed; what failed is in `failures`.
+        """
         missing = self.plan.missing
         for step in missing:
             self.pretrained(step.backbone)
         # Every picture is decoded before any training starts: a broken one is told now.
         for step in missing:
             self.pixels(step)
-        self.evaluate([s for s in missing if s.kind == "evaluate" and s.model is None])
+        self.evaluate([step for step in missing if step.is_baseline])
+        if missed := _missed(self.session):
+            return [self.explain(step, miss) for step, miss in missed]
         for step in missing:
             if step.kind == "finetune":
                 self.attempt([step], lambda step=step: self.finetune(step))
-        self.evaluate([s for s in missing if s.kind == "evaluate" and s.model is not None])
-        return self.failures
+        self.evaluate([s for s in missing if s.kind == "evaluate" and not s.is_baseline])
+        return []
+
+    def explain(self, step: Step, miss: Miss) -> Miss:
+        """Try the usual causes."""
+        from rib_harness.engine.diagnose import explain
+
+        self.progress.say(f"{miss.dataset}: a known answer is missed; trying the usual causes …")
+        return explain(
+            miss,
+            self.pretrained(step.backbone),
+            step.dataset.images,
+            step.preprocess,
+            device=self.device,
+            batch_size=self.batch_size(step),
+            workers=self.session.config.workers,
+        )
+
+    def batch_size(self, step: Step) -> int:
+        """Images a forward pass in scoring."""
+        given = self.session.config.eval_batch_size
+        return given or _eval_batch(self.device.type, step.preprocess.size)
+
+    def pixels_to_train_on(self, step: Step) -> Pixels:
+        """The fine-tuning set, without the images that the recipe leaves out."""
+        pixels = self.pixels(step)
+        if step.recipe is None or not is_pruned(step.recipe):
+            return pixels
+        scores = None
+        if needs_scores(step.recipe):
+            if step.pre is None or self.store.done(step.pre.key) is None:
+                raise RibError("keep_by needs the pretrained backbone's scores, which failed.")
+            table = Scores.read(self.store.folder(step.pre.key) / "scores.parquet")
+            scores = {name: table.column(name).astype("float64") for name in ("nll", "brier")}
+        return pixels.taken(kept(pixels.images.labels, step.recipe, step.seed, scores))
 
     def attempt(self, steps: Sequence[Step], work: Any) -> None:
         """Do the work; if it fails, its steps failed and the others go on."""
@@ -296,7 +380,7 @@ class _Walk:
             before = pretrained.fingerprint()
             task = Task(
                 pretrained=pretrained,
-                pixels=self.pixels(step),
+                pixels=self.pixels_to_train_on(step),
                 recipe=step.recipe,
                 seed=step.seed,
                 accelerator=self.accelerator,
@@ -339,7 +423,6 @@ class _Walk:
     def score(self, steps: Sequence[Step]) -> None:
         """One pass over one dataset."""
         from rib_harness.engine.evaluate import evaluate as score_all
-        from rib_harness.scores import Scores
 
         store, dataset = self.store, steps[0].dataset
         with ExitStack() as locks:
@@ -360,8 +443,7 @@ class _Walk:
                     classifiers,
                     self.pixels(steps[0]),
                     device=self.device,
-                    batch_size=self.session.config.eval_batch_size
-                    or _eval_batch(self.device.type, steps[0].preprocess.size),
+                    batch_size=self.batch_size(steps[0]),
                     advance=bar.advance,
                 )
             finally:

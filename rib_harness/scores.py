@@ -75,18 +75,23 @@ class Scores:
 
     def summary(self) -> dict[str, Any]:
         """What a cell of the matrix shows: n, correct, top1 in %, and each group's [correct, n]."""
-        counts: dict[str, list[int]] = {}
-        for group in np.unique(self.column("group")):
-            mask = self.column("group") == group
-            if group:
-                counts[str(group)] = [int(self.correct[mask].sum()), int(mask.sum())]
-        n, correct = len(self), int(self.correct.sum())
-        return {
-            "n": n,
-            "correct": correct,
-            "top1": 100 * mean_over_groups(counts) if counts else 100 * correct / n,
-            "groups": counts,
-        }
+        return summarise(self.correct, self.column("group"))
+
+
+def summarise(correct: NDArray[np.bool_], groups: NDArray[Any]) -> dict[str, Any]:
+    """What `Scores.summary` gives, from (N,) right or wrong and (N,) groups."""
+    counts: dict[str, list[int]] = {}
+    for group in np.unique(groups):
+        mask = groups == group
+        if group:
+            counts[str(group)] = [int(correct[mask].sum()), int(mask.sum())]
+    n, right = len(correct), int(correct.sum())
+    return {
+        "n": n,
+        "correct": right,
+        "top1": 100 * mean_over_groups(counts) if counts else 100 * right / n,
+        "groups": counts,
+    }
 
 
 def mean_over_groups(counts: dict[str, list[int]]) -> float:

@@ -171,8 +171,9 @@ class Store:
             config: what was asked, as TOML.
             created: the time, kept from the first save.
         """
-        # Versions and notes may differ between two runs of the same steps.
-        identity = {k: v for k, v in record.items() if k not in ("components", "notes")}
+        # These may differ between two runs of the same steps.
+        apart = ("components", "notes", "expected")
+        identity = {k: v for k, v in record.items() if k not in apart}
         run_id = key_of(identity)[:16]
         path = self.path / "runs" / f"{run_id}.json"
         if path.exists():

@@ -74,7 +74,7 @@ def test_one_mistake_is_said_in_one_line() -> None:
 def test_an_unknown_setting_offers_the_nearest(name: str, meant: str) -> None:
     (text,) = problems({name: "x"})
     assert text.startswith(f"{name} is no setting. Did you mean '{meant}'")
-    assert "Settings: suite, backbone, method, dataset, seed, " in text
+    assert "Settings: suite, backbone, method, dataset, data, seed, " in text
 
 
 def test_a_setting_like_no_other_offers_nothing() -> None:
@@ -168,6 +168,9 @@ def test_the_recipe_of_the_papers_suite_is_that_of_its_code() -> None:
         "clip_grad": None,
         "precision": "fp32",
         "augment": "none",
+        "per_class": None,
+        "keep": 1.0,
+        "keep_by": "random",
     }
 
 
@@ -197,10 +200,18 @@ device = "cpu"
 workers = 2
 eval-batch-size = 16
 save-every = 5.5
+data = ["digits-r"]
+accept-license = ["digits-object"]
+allow-mismatch = true
+offline = true
 
 [recipe]
 lr = 0.5
 batch-size = 8
+
+[expect]
+digits-r = 50
+digits-a = "3/9"
 """
 
 
@@ -211,6 +222,7 @@ def test_every_setting_can_be_written_in_toml(toml: Any, tmp_path: Path) -> None
     assert (config.seed, config.limit, config.save_every) == ((0, 1), 5, 5.5)
     assert (config.data_root, config.eval_batch_size) == (Path("data"), 16)
     assert config.recipe == {"lr": 0.5, "batch_size": 8}
+    assert config.expect == {"digits-r": "50", "digits-a": "3/9"}
 
 
 def test_hyphens_and_underscores_are_the_same(toml: Any) -> None:

@@ -24,6 +24,7 @@ from rib_harness.options import (
     Signature,
     _from_object,
     _from_source,
+    _UnreadableError,
     argument_docs,
     load_target,
     members_of,
@@ -549,8 +550,11 @@ def test_source_and_object_say_the_same(target: str) -> None:
     module_name, _, attribute = target.partition(":")
     found = importlib.util.find_spec(module_name)
     assert found is not None and found.origin is not None
-    read = _from_source(ast.parse(Path(found.origin).read_text()), attribute)
     imported = _from_object(load_target(target, "it"))
+    try:
+        read = _from_source(ast.parse(Path(found.origin).read_text()), attribute)
+    except _UnreadableError:  # e.g. inherited fields: the object is asked instead
+        read = imported
     assert short(read) == short(imported)
     assert signature_of(target, f"the target {target}") == read
 

@@ -131,6 +131,9 @@ CHANGES: list[dict[str, Any]] = [
             "clip_grad": 1.0,
             "precision": "bf16",
             "augment": "flip",
+            "per_class": 2,
+            "keep": 0.5,
+            "keep_by": "loss",
         }.items()
     ),
 ]
@@ -143,6 +146,9 @@ SAME: list[dict[str, Any]] = [
     {"save_every": 1.0},
     {"data_root": Path("elsewhere")},
     {"store": Path("other")},
+    {"expect": {"digits-r": "50"}},
+    {"allow_mismatch": True},
+    {"offline": True},
 ]
 
 
@@ -210,7 +216,7 @@ def test_every_field_of_the_recipe_is_tested() -> None:
 def test_every_field_of_a_run_is_tested_or_makes_other_steps() -> None:
     """A new setting must be put into one of the two lists above."""
     listed = {name for change in [*CHANGES, *SAME] for name in change}
-    others = {"suite", "dataset", "no_plugin", "requires"}
+    others = {"suite", "dataset", "data", "accept_license", "no_plugin", "requires"}
     assert listed | others == set(RunConfig.model_fields)
 
 

@@ -36,11 +36,20 @@ _RUN = [
            help="Backbone, e.g. timm:resnet50.a1_in1k. Repeatable.  [default: the suite's]"),
     option("--dataset", "-d", multiple=True, metavar="NAME",
            help="Member of the suite to use. Repeatable.  [default: all]"),
+    option("--data", multiple=True, metavar="NAME:OPTION=VALUE",
+           help="Options of a dataset, e.g. imagenet-v2:at=FILE; see `rib-harness show NAME`. "
+                "Repeatable."),
     option("--limit", type=int, metavar="N",
            help="At most N images a class (in each group); part of every key."),
     store,
     option("--data-root", type=click.Path(path_type=Path, file_okay=False),
            help="Folder that holds the datasets."),
+    option("--expect", multiple=True, metavar="NAME=PERCENT|K/N",
+           help="Known top-1 of the untouched backbone, e.g. imagenet=78.5 or imagenet=314/400; "
+                "a miss stops the run. Repeatable.  [default: published accuracies]"),
+    option("--allow-mismatch", is_flag=True, default=None,
+           help="Go on where the untouched backbone misses a known answer."),
+    option("--offline", is_flag=True, default=None, help="Never use the network."),
     option("--config", "-c", type=click.Path(path_type=Path, dir_okay=False),
            help="TOML file with any of these settings; options win over it."),
     option("--requires", multiple=True, metavar="REQ",
@@ -61,7 +70,10 @@ _TRAIN = [
     option("--set", "assignments", multiple=True, metavar="recipe.KEY=VALUE",
            help="A value of the recipe, e.g. recipe.lr=0.001. Repeatable. Keys: optimizer, lr, "
                 "momentum, weight_decay, schedule, warmup_steps, batch_size, micro_batch, epochs, "
-                "max_steps, clip_grad, precision, augment."),
+                "max_steps, clip_grad, precision, augment, per_class, keep, keep_by."),
+    option("--accept-license", multiple=True, metavar="NAME",
+           help="Fine-tune on this dataset too, though its licence forbids it (objectnet). "
+                "Repeatable."),
     option("--preset", type=click.Choice(["default", "paper"]),
            help="Named choices of the methods.  [default: default]"),
     option("--save-every", type=float, metavar="SECONDS",
@@ -101,6 +113,14 @@ def to_config(settings: dict[str, Any]) -> RunConfig:
 
     file = settings.pop("config")
     values = {k: v for k, v in settings.items() if v is not None and v != ()}
+    if expect := values.pop("expect", ()):
+        pairs = [text.partition("=") for text in expect]
+        wrong = [name for name, equals, value in pairs if not (name and equals and value)]
+        if wrong:
+            raise click.UsageError(
+                f"--expect: expected NAME=PERCENT or NAME=K/N, got {wrong[0]!r}."
+            )
+        values["expect"] = {name.strip(): value.strip() for name, _, value in pairs}
     recipe = {}
     for text in values.pop("assignments", ()):
         name, equals, value = text.partition("=")

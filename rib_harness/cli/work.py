@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def work(config: RunConfig, *, dry_run: bool) -> None:
     """Open a session, do its missing steps, print the table; errors go up, with what is kept."""
     from rib_harness.cli.tables import print_results
-    from rib_harness.runner import PartialFailureError, execute, open_session
+    from rib_harness.runner import MismatchError, PartialFailureError, execute, open_session
 
     with RichProgress() as progress:
         session = open_session(config, progress)
@@ -40,8 +40,8 @@ def work(config: RunConfig, *, dry_run: bool) -> None:
         )
         try:
             results = execute(session)
-            failure = None
-        except PartialFailureError as problem:
+            failure: MismatchError | PartialFailureError | None = None
+        except (MismatchError, PartialFailureError) as problem:
             results, failure = problem.results, problem
         except KeyboardInterrupt:
             kept = sum(session.store.done(step.key) is not None for step in plan.steps)

@@ -110,6 +110,7 @@ class Pixels:
         size = len(images) * 3 * preprocess.size**2
         limit = _pack_limit() * 2**30
         self.packed: NDArray[np.uint8] | None = None
+        self.rows: NDArray[np.int64] | None = None  # of the pack, for a part of the set
         if size <= limit if pack is None else pack:
             self.packed = self._pack(advance)
 
@@ -122,13 +123,20 @@ class Pixels:
         other.preprocess = preprocess
         return other
 
+    def taken(self, indices: NDArray[np.int64]) -> Pixels:
+        """The pixels of these images only."""
+        other = copy.copy(self)
+        other.images = self.images.taken(indices)
+        other.rows = indices if self.rows is None else self.rows[indices]
+        return other
+
     def batches(
         self, order: Sequence[NDArray[np.int64]], augment: Augment | None = None
     ) -> Iterator[NDArray[np.uint8]]:
         """For each array of indices, their pixels (N, 3, S, S)."""
         if self.packed is not None and augment is None:
             for indices in order:
-                yield self.packed[indices]
+                yield self.packed[indices if self.rows is None else self.rows[indices]]
             return
         read = self._read if augment is None else self._augmented(augment)
         with ThreadPoolExecutor(self.workers) as pool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -93,6 +95,17 @@ def wrong(archive: Archive, file: Path) -> str:
             if came != expected:
                 return f"its {algorithm} is {came}, expected {expected}"
     return ""
+
+
+def go_offline() -> None:
+    """No network from here on, for the libraries that load weights and datasets too."""
+    # They read these when they are imported, in child processes too …
+    for name in ("RIB_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        os.environ[name] = "1"
+    # … and have read them if that was before.
+    for module in ("huggingface_hub.constants", "datasets.config"):
+        if module in sys.modules:
+            setattr(sys.modules[module], "HF_HUB_OFFLINE", True)  # noqa: B010
 
 
 class _MirrorError(Exception):
