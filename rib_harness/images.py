@@ -120,6 +120,7 @@ class ImageSet:
         expected_per_class: likewise in each class (and group), where these are equal.
         location: where the set was found, for people.
         form: what it was found as, e.g. `folder` or `tar`.
+        contents: (N,) digest of each image's bytes, where they were read; to tell duplicates.
     """
 
     labels: NDArray[np.int64]
@@ -137,6 +138,7 @@ class ImageSet:
     expected_per_class: int | None = None
     location: str = ""
     form: str = ""
+    contents: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         n, k = len(self.labels), len(self.classes)
@@ -185,6 +187,7 @@ class ImageSet:
             source=self.source[indices],
             group=self.group[indices],
             read=_Chosen(self.read, indices),
+            contents=[self.contents[int(i)] for i in indices] if self.contents else (),
         )
 
     def limited(self, per_class: int | None) -> ImageSet:

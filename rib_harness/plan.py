@@ -294,9 +294,7 @@ class _Planner:
 
     def _spelled(self, name: str) -> str:
         """The dataset with its options, of which no path depends on the current folder."""
-        return ",".join([f"{name}:", *spelled(self.datasets[name].bound.explicit)]).replace(
-            ":,", ":"
-        )
+        return f"{name}:{','.join(spelled(self.datasets[name].bound.explicit))}"
 
     def _check_licenses(self) -> None:
         problems = []

@@ -62,7 +62,13 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A labelled set of images. Its options are the parameters of the class."""
+    """A labelled set of images. Its options are the parameters of the class.
+
+    A dataset of files may also have `locate(root) -> str` (where it lies, opening nothing, or a
+    `DataError`), `archives() -> tuple[Archive, ...]` (the files in which it is published, where
+    options decide), `home: str` (its folder below a data root, for `data prepare`; else its name)
+    and `make(root, progress)` (for `data make`).
+    """
 
     def open(self, root: Path | None) -> ImageSet:
         """Index the images; decode none.

@@ -127,6 +127,7 @@ class Archive:
         md5, sha256: of the file, in hex; empty if not known.
         get: how a person gets it where no address serves.
         unpack: whether `data prepare` unpacks it; False reads its files from inside.
+        images: False for one that holds no images, but says something of the others'.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Archive:
     sha256: str = ""
     get: str = ""
     unpack: bool = True
+    images: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ VERBS = {
     "plan": "Show which steps a run needs, and which are done.",
     "results": "Show the results of a store again, as a table, CSV, JSON or Markdown.",
     "why": "Explain what made a step's key.",
+    "data": "List, fetch, prepare, make and verify datasets.",
     "list": "List components: backbones, datasets, methods, metrics or suites.",
     "show": "Show one component with its options.",
     "list-plugins": "List the installed plugins.",

@@ -25,7 +25,8 @@ def command(kind: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     """List the components of one kind."""
     from rib_harness.catalog import load_catalog
 
-    components = load_catalog(block=no_plugin).list(kind.removesuffix("s"))
+    catalog = load_catalog(block=no_plugin)
+    components = catalog.list(kind.removesuffix("s"))
     if as_json:
         click.echo(json.dumps([to_json(component) for component in components], indent=1))
         return
@@ -35,6 +36,16 @@ def command(kind: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     for component in components:
         shown.add_row(component.spec.name, component.plugin.name, component.spec.summary)
     console().print(shown)
+    if kind.removesuffix("s") == "backbone":
+        short = table("short name", "stands for", "pretraining", "images", right=("images",))
+        for family, variant in catalog.aliases():
+            short.add_row(
+                variant.alias,
+                f"{family.spec.name}:{variant.tag}",
+                variant.pretraining,
+                f"{variant.pretraining_images:,}" if variant.pretraining_images else "",
+            )
+        console().print(short)
 
 
 def _finite(value: Any) -> Any:

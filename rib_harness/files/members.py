@@ -29,8 +29,6 @@ from rib_harness.errors import DataError
 
 log = logging.getLogger("rib_harness.files")
 
-ARCHIVE_SUFFIXES = (".tar", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-
 #: Deepest folder that is looked into: no published layout needs more, and links may go in circles.
 DEEPEST = 8
 
@@ -159,9 +157,11 @@ class Members:
         return [self._kept[n].digests[m] for n, m in rows]
 
 
-def is_archive(path: Path) -> bool:
-    """Whether the name is that of a tar or zip."""
-    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+def carry_index(old: Path, new: Path) -> None:
+    """Keep a folder's index when the folder is renamed, which leaves its files as they are."""
+    index = _index_file(Folder(old))
+    if index.is_file():
+        index.replace(_index_file(Folder(new)))
 
 
 def check_name(name: str, archive: Path) -> None:

@@ -34,6 +34,11 @@ class _Set:
         """The set with these options."""
         raise NotImplementedError
 
+    @property
+    def home(self) -> str:
+        """Where its folder lies below a data root."""
+        return self.published().folders[0]
+
     def archives(self) -> tuple[Archive, ...]:
         """The files in which it is published."""
         return self.published().archives
@@ -184,6 +189,7 @@ def image_set(
         expected_per_class=published.per_class,
         location=rows.location,
         form=rows.form,
+        contents=[digests[i] for i in order],
         fingerprint=fingerprint_of(
             classes=names,
             class_map=class_map,

@@ -16,7 +16,7 @@ from rib_harness import DataError
 from rib_harness.errors import nearest
 from rib_harness.files.hub import PREFIX, HubRows, is_saved_dataset
 from rib_harness.files.members import Members
-from rib_plugin_imagenet_ood.published import DEVKIT, Published
+from rib_plugin_imagenet_ood.published import Published
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 
@@ -116,7 +116,7 @@ def rows_of(published: Published, location: str) -> Rows:
 
 def _archives_in(folder: Path, published: Published) -> list[Path]:
     """The set's own archives in a folder, else the shards of a WebDataset."""
-    official = [folder / a.name for a in published.archives if a.name != DEVKIT.name]
+    official = [folder / a.name for a in published.archives if a.images]
     there = [path for path in official if path.is_file()]
     if there and len(there) < len(official):
         missing = ", ".join(path.name for path in official if path not in there)

@@ -95,6 +95,8 @@ DEVKIT = Archive(
     name="ILSVRC2012_devkit_t12.tar.gz",
     md5="fa75699e90414af021442c21a62c3abf",
     get="It is on https://image-net.org (login), beside the images.",
+    unpack=False,
+    images=False,
 )
 _LOGIN = "Log in on https://image-net.org and fetch it from the ILSVRC 2012 page."
 

@@ -16,7 +16,7 @@ from rib_plugin_timm.backbone import TimmBackbone
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from rib_harness import ConfigError, DataError, read_weights
+from rib_harness import ConfigError, DataError, RibError, read_weights
 from rib_harness.catalog import load_catalog
 from rib_harness.engine.data import Normalizer
 from rib_harness.identify import identity_of
@@ -142,3 +142,42 @@ def test_the_reference_on_the_command_line_is_all_there_is(tmp_path: Path) -> No
     assert bound.label.startswith("timm:mobilenetv2_100,weights=w.safetensors") or (
         "weights=w.safetensors" in bound.label
     )
+
+
+def test_the_papers_names_stand_for_tags_of_timm_with_their_facts() -> None:
+    """Accuracies of the B/16 rows: the project's protocol notes, from timm's result tables."""
+    catalog = load_catalog()
+    spec: Any = catalog.get("backbone", "timm").spec
+    for variant in spec.variants:
+        assert timm.is_model(variant.tag), variant.tag
+        assert variant.tag in timm.list_pretrained(), variant.tag
+        assert variant.pretraining and variant.pretraining_images, variant.tag
+        assert all(0 <= value <= 100 for value in variant.accuracy.values())
+    by_alias = {v.alias: v for v in spec.variants if v.alias}
+    assert len(by_alias) == sum(bool(v.alias) for v in spec.variants) >= 19
+    augreg = by_alias["vit-b16-in21k-augreg"]
+    assert augreg.accuracy == {
+        "imagenet": 84.534,
+        "imagenet-v2": 74.10,
+        "imagenet-a": 43.133,
+        "imagenet-r": 56.860,
+        "imagenet-sketch": 43.261,
+    }
+    pretrainings = {v.pretraining for v in by_alias.values()}
+    assert {"IN-1K + AugReg", "IN-1K + SAM", "IN-21K", "IN-21K-P", "IN-21K + AugReg",
+            "OpenAI (CLIP)", "LAION-2B (CLIP)"} <= pretrainings  # fmt: skip
+
+
+def test_an_alias_is_the_tag_in_everything_and_takes_options() -> None:
+    catalog = load_catalog()
+    tag = "timm:vit_base_patch16_224.augreg_in21k_ft_in1k"
+    for alias in ("vit-b16-in21k-augreg", "timm/vit-b16-in21k-augreg"):
+        bound = catalog.bind("backbone", alias)
+        assert bound.id == catalog.bind("backbone", tag).id
+        assert bound.key_fields() == catalog.bind("backbone", tag).key_fields()
+        assert bound.spec.facts(bound.tag).pretraining_images == 14_197_122
+    assert catalog.bind("backbone", "resnet50-in1k:pretrained=false").options["pretrained"] is False
+    with pytest.raises(ConfigError, match=r"stands for timm:resnet50.a1_in1k"):
+        catalog.bind("backbone", "resnet50-in1k:other")
+    with pytest.raises(RibError, match=r"Did you mean 'vit-b16-in21k-augreg'"):
+        catalog.bind("backbone", "vit-b16-in21k-augrg")
