@@ -58,6 +58,7 @@ FIRST_PARTY = frozenset(
         "rib-plugin-metrics",
         "rib-plugin-open-clip",
         "rib-plugin-timm",
+        "rib-plugin-torchvision",
     }
 )
 

@@ -324,10 +324,11 @@ class _Planner:
         for name, dataset in self.datasets.items():
             if name in self.config.expect:
                 expected[name] = Expected.parse(self.config.expect[name], "--expect")
-            # Random weights, or a dataset in another variant than the published one: no answer.
+            # Another net, other weights or another variant of the dataset: no published answer.
+            # A mean or std of one's own is no other model; it may be the mistake to find.
             elif (
                 name in facts.accuracy
-                and bound.options.get("pretrained", True)
+                and not set(bound.explicit) - {"weights", "mean", "std"}
                 and not set(dataset.bound.explicit) - dataset.bound.locations()
             ):
                 whole = dataset.images.expected if self.config.limit is None else None

@@ -43,9 +43,10 @@ def explain(
 ) -> Miss:
     """The same miss, with the causes that would explain it, the best first.
 
-    Each cause is tried on a sample of the images. It explains the miss if it changes the accuracy
-    there by what is missing, within three standard errors of the paired difference, or by at
-    least half of it.
+    Each cause is tried on a sample of the images, and explains the miss if it changes the accuracy
+    there by what is missing: to the known answer's tolerance or, on a sample, within three
+    standard errors of the paired difference. If none does, those that make up at least half of
+    a loss are named.
 
     Args:
         preprocess: with which the miss was measured.
@@ -60,16 +61,20 @@ def explain(
     trial = _Trial(classifier.to(device).eval(), sample, device, batch_size, workers)
     own = trial.logits(preprocess)
     before = trial.right(own)
-    found: list[tuple[float, str]] = []
+    explained: dict[str, float] = {}
+    partly: dict[str, float] = {}
     for cause, after in _tried(trial, own, preprocess):
         change = summarise(after, sample.group)["top1"] - summarise(before, sample.group)["top1"]
         error = 3 * 100 * float((after != before).sum()) ** 0.5 / len(sample)
         off = abs(needed - change)
-        if off < abs(needed) and (off <= error or off <= abs(needed) / 2):
-            counts = f"{int(after.sum()):,} of {len(sample):,} instead of {int(before.sum()):,}"
-            found.append((off, f"{cause}: {counts}"))
-    causes = ([missing] if missing else []) + [text for _, text in sorted(found)]
-    return replace(miss, causes=tuple(causes))
+        counts = f"{int(after.sum()):,} of {len(sample):,} instead of {int(before.sum()):,}"
+        if off < abs(needed):
+            if off <= (expected.tolerance(cell.n) if len(sample) == len(images) else error):
+                explained[f"{cause}: {counts}"] = off
+            elif off <= needed / 2:
+                partly[f"{cause}: {counts}"] = off
+    causes = sorted(explained or partly, key=lambda cause: (explained or partly)[cause])
+    return replace(miss, causes=((missing,) if missing else ()) + tuple(causes))
 
 
 def _missing(images: ImageSet, expected: Expected, n: int) -> str:

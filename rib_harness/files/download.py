@@ -108,6 +108,11 @@ def go_offline() -> None:
             setattr(sys.modules[module], "HF_HUB_OFFLINE", True)  # noqa: B010
 
 
+def is_offline() -> bool:
+    """Whether `go_offline` was called here or in a parent process, or the user says so."""
+    return os.environ.get("RIB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
 class _MirrorError(Exception):
     """This mirror does not serve; the next may."""
 

@@ -15,9 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rib_harness import Archive, DataError, ImageSet, Location, fingerprint_of
+from rib_harness.progress import Progress
 from rib_plugin_imagenet_ood.forms import Rows, find, rows_of
 from rib_plugin_imagenet_ood.labels import classes_of, labels_of
-from rib_plugin_imagenet_ood.published import BY_NAME, Published, imagenet, imagenet_c, v2
+from rib_plugin_imagenet_ood.published import (
+    BY_NAME,
+    Published,
+    imagenet,
+    imagenet_c,
+    imagenet_c_made,
+    v2,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +144,33 @@ class ImageNetC(_Set):
     def published(self) -> Published:
         """15 or 19 corruptions."""
         return imagenet_c(extra=self.extra)
+
+    def make(self, root: Path, progress: Progress) -> ImageSet:
+        """Make them from the validation set: the dataset `imagenet-c-made`.
+
+        Raises:
+            DataError: no validation set, or no package for the corruptions.
+        """
+        from rib_plugin_imagenet_ood.corruptions import make
+
+        made = ImageNetCMade(extra=self.extra)
+        published = made.published()
+        make(ImageNet().open(root), root / published.folders[0], published.groups, progress, None)
+        return made.open(root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetCMade(ImageNetC):
+    """ImageNet-C made on this machine.
+
+    Args:
+        at: a folder; None looks below the data root.
+        extra: also speckle_noise, gaussian_blur, spatter and saturate.
+    """
+
+    def published(self) -> Published:
+        """15 or 19 corruptions."""
+        return imagenet_c_made(extra=self.extra)
 
 
 def _sample(labels: NDArray[np.int64], files: object, per_class: int) -> NDArray[np.int64]:

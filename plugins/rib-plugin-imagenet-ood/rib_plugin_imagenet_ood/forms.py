@@ -64,9 +64,11 @@ def find(published: Published, root: Path | None, at: str | None) -> str:
         if not at.startswith(PREFIX) and not Path(at).exists():
             raise DataError(f"{published.name}: at={at}: there is no file or folder there.")
         return at
-    first = published.archives[0]
     get = f"Get it: rib-harness data prepare {published.name}"
-    get += "" if first.urls else f" --from {first.name}. {first.get}"
+    for first in published.archives[:1]:
+        get += "" if first.urls else f" --from {first.name}. {first.get}"
+    if not published.archives:
+        get = "Make it from ImageNet val: rib-harness data make imagenet-c"
     if root is None:
         raise DataError(
             f"no data folder was given: use --data-root DIR (or RIB_DATA_ROOT), with the set in "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rib_harness import Archive
 
@@ -197,6 +197,19 @@ def imagenet_c(*, extra: bool) -> Published:
     )
 
 
+def imagenet_c_made(*, extra: bool) -> Published:
+    """ImageNet-C as `data make imagenet-c` makes it from the validation set."""
+    return replace(
+        imagenet_c(extra=extra),
+        name="imagenet-c-made",
+        summary="ImageNet-C made from ImageNet val on this machine; not the published JPEGs.",
+        license="ImageNet terms (made from val)",
+        homepage="https://github.com/imaug/imagecorruptions",
+        folders=("imagenet-c-made",),
+        archives=(),
+    )
+
+
 def _styled(name: str, what: str, md5: str) -> Published:
     return Published(
         name=f"imagenet-{name}",
@@ -305,6 +318,7 @@ SETS = (
     _styled("cartoon", "Cartoons", "a4987ee6efda553299419f47e59a7274"),
     _styled("drawing", "Pencil drawings", "3fb1206b6e3190d0159e5dc01c0f97ab"),
     imagenet_c(extra=False),
+    imagenet_c_made(extra=False),
 )
 
 BY_NAME = {one.name: one for one in SETS}

@@ -1,0 +1,1 @@
+"""CLIP image towers with a zero-shot head as backbones."""

@@ -1,0 +1,245 @@
+"""Known answers: a run stops where its base is wrong, and names the cause.
+
+Expected accuracies come from the untouched backbone's own, right measurement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rib_harness
+from rib_harness import BackboneSpec, ConfigError, DatasetSpec, MismatchError, SuiteSpec
+from rib_harness.catalog import load_catalog
+from rib_harness.config import make_config
+from rib_harness.known_answers import Expected
+from rib_harness.matrix import Cell
+from rib_harness.runner import execute, open_session
+from rib_harness.testing import catalog_with
+
+SMALL: dict[str, Any] = {"backbone": "digits-conv", "dataset": ["digits-a", "digits-v2"]}
+
+
+@pytest.fixture(scope="module")
+def right() -> dict[str, Cell]:
+    """What the untouched backbone scores."""
+    return dict(rib_harness.evaluate(**SMALL, store=Path("store")).matrix.pre)
+
+
+def test_a_percentage_agrees_within_three_standard_errors() -> None:
+    """Closed form: √(p(1−p)/n), for p = 0.8 and n = 400: 2 points."""
+    answer = Expected.parse("80")
+    assert answer.tolerance(400) == pytest.approx(6.0)
+    assert answer.agrees(Cell(74.1, 0, 400)) and not answer.agrees(Cell(73.9, 0, 400))
+    assert not answer.agrees(Cell(78.9, 0, 50_000))  # 3 · 0.179
+    assert Expected.parse("0").tolerance(100) > 0
+    assert Expected.parse("100%").percent == 100
+
+
+def test_a_count_is_of_the_same_images_but_for_near_ties() -> None:
+    answer = Expected.parse("314/400")
+    assert answer.agrees(Cell(78.5, 314, 400)) and answer.agrees(Cell(79.0, 316, 400))
+    assert not answer.agrees(Cell(79.25, 317, 400))
+    assert not answer.agrees(Cell(78.5, 157, 200))
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "101", "5/4", "0/0", "3/", "nan"])
+def test_what_is_no_accuracy_is_told(text: str) -> None:
+    with pytest.raises(ConfigError, match="expect"):
+        make_config({"expect": {"digits-a": text}})
+
+
+def test_a_met_answer_is_shown_and_the_run_goes_on(right: dict[str, Cell]) -> None:
+    expect = {name: f"{cell.correct}/{cell.n}" for name, cell in right.items()}
+    results = rib_harness.evaluate(**SMALL, expect=expect, store=Path("store"))
+    answers = results[0].known_answers
+    assert set(answers) == set(right)
+    assert all(answer["agrees"] for answer in answers.values())
+    assert results[0].to_json()["known_answers"] == answers
+
+
+def test_a_missed_answer_stops_before_any_training_and_again(right: dict[str, Cell]) -> None:
+    settings = {**SMALL, "method": "ft", "expect": {"digits-a": "1/3"}, "store": Path("store")}
+    for _ in range(2):  # the second time nothing is missing but the training
+        with pytest.raises(MismatchError, match=r"digits-a: .* expected 33.33 % of 3") as caught:
+            rib_harness.run(**settings)
+    assert not list(Path("store/work").glob("*"))
+    assert not list(Path("store/steps").glob("*/model.safetensors"))
+    assert caught.value.results.matrix.pre["digits-a"] == right["digits-a"]
+    recipe = {"max_steps": 1}
+    results = rib_harness.run(**settings, recipe=recipe, allow_mismatch=True)
+    assert results.complete
+    assert results[0].known_answers["digits-a"]["agrees"] is False
+
+
+def test_an_answer_for_no_dataset_of_the_run_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"no dataset 'digits-b'. Did you mean 'digits-a'"):
+        rib_harness.evaluate(**SMALL, expect={"digits-b": "5"}, store=Path("store"))
+
+
+def run_with(
+    change: Any = None, preprocess: Any = None, accuracy: dict[str, float] | None = None,
+    **settings: Any,
+) -> Any:  # fmt: skip
+    """The conv net on digits-v2 and digits-a, with data or preprocessing changed on the way."""
+    base = load_catalog()
+    dataset: Any = base.get("dataset", "digits-v2")
+    backbone: Any = base.get("backbone", "digits-conv")
+
+    class Changed:
+        def open(self, root: Path | None) -> Any:
+            images = base.bind("dataset", "digits-v2").build().open(root)
+            return change(images) if change else images
+
+    class Bent:
+        def identity(self) -> Any:
+            identity = base.bind("backbone", "digits-conv").build().identity()
+            return replace(identity, preprocess=self.bend(identity.preprocess))
+
+        def build(self) -> Any:
+            classifier = base.bind("backbone", "digits-conv").build().build()
+            classifier.preprocess = self.bend(classifier.preprocess)
+            return classifier
+
+        def bend(self, fields: Any) -> Any:
+            return preprocess(fields) if preprocess else fields
+
+    suite: Any = base.get("suite", "digits-rib")
+    members = ("changed", "digits-a")
+    spec = suite.spec
+    catalog = catalog_with(
+        (DatasetSpec(name="changed", target="", summary="", label_space=spec.label_space), Changed),
+        (
+            BackboneSpec(
+                name="bent", target="", summary="", label_space=spec.label_space, light=True,
+                accuracy=accuracy or {}, accuracy_source="a paper",
+            ),
+            Bent,
+        ),
+        (SuiteSpec(name="bent-rib", summary="", label_space=spec.label_space, members=members,
+                   references=("digits-test",), backbone="bent"), None),
+        base=base,
+    )  # fmt: skip
+    assert dataset and backbone
+    made = make_config({"suite": "bent-rib", "store": Path("store"), **settings})
+    return execute(open_session(made, catalog=catalog))
+
+
+def causes_of(**arguments: Any) -> str:
+    with pytest.raises(MismatchError) as caught:
+        run_with(**arguments)
+    (miss,) = caught.value.misses
+    assert miss.dataset == "changed"
+    return miss.causes[0] if miss.causes else ""
+
+
+def test_a_wrong_class_order_is_named(right: dict[str, Cell]) -> None:
+    """Eleven classes, numbered as if their folders had been sorted as text: 0, 1, 10, 2 …"""
+    order = np.array(sorted(range(11), key=str))
+
+    def as_text(images: Any) -> Any:
+        return replace(images, labels=np.argsort(order)[images.labels], fingerprint="as text")
+
+    cell = right["digits-v2"]
+    cause = causes_of(change=as_text, expect={"changed": f"{cell.correct}/{cell.n}"})
+    assert "wrong class order: with the labels as of classes sorted as text" in cause
+    assert f"{cell.correct} of {cell.n}" in cause
+
+
+def test_a_wrong_mean_is_named(right: dict[str, Cell]) -> None:
+    cell = right["digits-v2"]
+    cause = causes_of(
+        preprocess=lambda fields: replace(fields, mean=(0.0,) * 3, std=(1.0,) * 3),
+        expect={"changed": f"{cell.correct}/{cell.n}"},
+    )
+    assert cause.startswith("wrong mean/std: with mean 0.5 and std 0.5: ")
+
+
+def test_a_second_resize_is_named(right: dict[str, Cell]) -> None:
+    cell = right["digits-v2"]
+    cause = causes_of(
+        preprocess=lambda fields: replace(fields, resize=64),
+        expect={"changed": f"{cell.correct}/{cell.n}"},
+    )
+    assert cause.startswith("a second resize: with the centre crop only")
+
+
+def test_a_missing_tenth_is_named(right: dict[str, Cell]) -> None:
+    cell = right["digits-v2"]
+
+    def without(images: Any) -> Any:
+        there = np.flatnonzero(np.arange(len(images)) % 10 != 3)
+        return replace(images.taken(there), fingerprint="some are missing")
+
+    cause = causes_of(change=without, expect={"changed": f"{cell.correct}/{cell.n}"})
+    assert cause == f"missing files: {cell.n - cell.n // 10} images of {cell.n}"
+
+
+def test_a_published_accuracy_counts_only_on_the_whole_set(right: dict[str, Cell]) -> None:
+    """Also where the images that are there score as they should."""
+    percent = right["digits-v2"].top1
+
+    def half(images: Any) -> Any:
+        there = np.arange(0, len(images), 2)
+        return replace(images.taken(there), expected=180, fingerprint="half")
+
+    cause = causes_of(change=half, accuracy={"changed": percent})
+    assert cause.startswith("missing files: 90 images of 180")
+    # A limit was asked for: nothing is missing.
+    results = run_with(accuracy={"changed": percent}, limit=8)
+    assert results[0].known_answers["changed"]["agrees"]
+    assert results[0].known_answers["changed"]["source"] == "a paper"
+
+
+def test_a_1000_way_answer_is_named() -> None:
+    """digits-a has 5 of the 11 classes: an answer over all of them is another number."""
+    from rib_harness.engine.labels import ClassMap
+
+    catalog = load_catalog()
+    images = catalog.bind("dataset", "digits-a").build().open(None)
+    assert len(images.classes) < 11
+    assert ClassMap(images.class_map).single
+    import torch
+
+    model = catalog.bind("backbone", "digits-conv").build().build()
+    correct = 0
+    for i in range(len(images)):
+        pixels = torch.from_numpy(model.preprocess.pixels(images.image(i)))[None] / 255
+        mean = torch.tensor(model.preprocess.mean).view(1, 3, 1, 1)
+        std = torch.tensor(model.preprocess.std).view(1, 3, 1, 1)
+        with torch.no_grad():
+            best = int(model((pixels - mean) / std).argmax())
+        correct += best in images.class_map[images.labels[i]]
+    with pytest.raises(MismatchError) as caught:
+        rib_harness.evaluate(
+            **SMALL, expect={"digits-a": f"{correct}/{len(images)}"}, store=Path("store")
+        )
+    assert any(cause.startswith("1000-way instead of the subset") or "all 11 classes" in cause
+               for cause in caught.value.misses[0].causes)  # fmt: skip
+
+
+def test_nothing_is_blamed_where_nothing_explains_it() -> None:
+    with pytest.raises(MismatchError, match="no usual cause explains it"):
+        rib_harness.evaluate(**SMALL, expect={"digits-v2": "0/180"}, store=Path("store"))
+
+
+def test_random_weights_have_no_published_accuracy() -> None:
+    """What a family publishes is of its pretrained weights, and of the dataset as published."""
+    from rib_harness.plan import make_plan
+    from rib_harness.store import Store
+
+    accuracy = {"digits-a": 99.0, "digits-v2": 98.0}
+    base = load_catalog()
+    component: Any = base.get("backbone", "digits-conv")
+    told = replace(component, spec=replace(component.spec, accuracy=accuracy))
+    catalog = catalog_with(base=base)
+    catalog._components["backbone"][component.id] = told
+    for reference, expected in (("digits-conv", 2), ("digits-conv:pretrained=false", 0)):
+        config = make_config({**SMALL, "backbone": reference})
+        plan = make_plan(config, catalog, Store("store"))
+        (answers,) = plan.expected.values()
+        assert len(answers) == expected
