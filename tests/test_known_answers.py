@@ -25,9 +25,10 @@ SMALL: dict[str, Any] = {"backbone": "digits-conv", "dataset": ["digits-a", "dig
 
 
 @pytest.fixture(scope="module")
-def right() -> dict[str, Cell]:
+def right(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
     """What the untouched backbone scores."""
-    return dict(rib_harness.evaluate(**SMALL, store=Path("store")).matrix.pre)
+    store = tmp_path_factory.mktemp("right") / "store"
+    return dict(rib_harness.evaluate(**SMALL, store=store).matrix.pre)
 
 
 def test_a_percentage_agrees_within_three_standard_errors() -> None:

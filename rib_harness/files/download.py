@@ -216,9 +216,10 @@ class _Download:
                 check_space(self.part.parent, total - start, self.archive.name)
             self.show(start, total)
             write_atomically(self.said, json.dumps({"url": self.url, "tag": _tag(answer)}))
-            with self.part.open("r+b" if start else "wb") as file:
+            # What has come is on its way to the disk at once, for the next try to go on from.
+            with self.part.open("r+b" if start else "wb", buffering=0) as file:
                 file.seek(start)
-                while chunk := answer.read(_CHUNK):
+                while chunk := answer.read1(_CHUNK):
                     file.write(chunk)
                     if self.bar is not None:
                         self.bar.advance(len(chunk))

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -107,7 +108,7 @@ class Members:
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Of each file, below its folder or archive."""
         return [member.name for _, member in self._rows]
