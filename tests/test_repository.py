@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def console_commands() -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     commands = [line.removeprefix("$ ").split("  #")[0].strip() for line in lines]
@@ -25,18 +26,22 @@ def console_commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", console_commands())
-def test_every_command_of_the_readme_is_understood(
-    command: str, capsys: pytest.CaptureFixture[str]
+def test_every_command_of_the_readme_and_the_docs_is_understood(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names and options are real; what needs data or a finished step says just that."""
     arguments = shlex.split(command)[1:]
     if arguments[0] in ("run", "evaluate"):
         arguments.append("--dry-run")
+    if arguments[:2] == ["data", "prepare"]:
+        arguments.append("--offline")
+        monkeypatch.setattr("rib_harness.files.download.go_offline", lambda: None)
     code = cli._code(arguments)
     err = capsys.readouterr().err
     if code:
         assert code == 1
-        assert re.search(r"no such folder|There is no store|has no finished step|neither in", err)
+        assert re.search(r"no such folder|There is no store|has no finished step|neither in|"
+                         "forbids to download|there is no file or folder", err)  # fmt: skip
 
 
 def test_there_are_commands_to_test() -> None:
