@@ -161,9 +161,8 @@ class _Download:
         self.said.unlink(missing_ok=True)
 
     def get_all(self) -> None:
-        fruitless, pause = 0, self.patience.pause
+        best, fruitless, pause = self.have(), 0, self.patience.pause
         while True:
-            before = self.have()
             try:
                 if self.get_more():
                     return
@@ -172,7 +171,7 @@ class _Download:
                 reason = f"the server answered {error.code} {error.reason}"
                 error.close()
                 if error.code == 416:  # nothing beyond what is there
-                    if self.archive.size in (None, before):
+                    if self.archive.size in (None, self.have()):
                         return
                     self.forget()
                 elif error.code < 500 and error.code not in (408, 429):
@@ -184,12 +183,15 @@ class _Download:
                         f"{self.archive.name} are kept; make room, and the same command goes on."
                     ) from None
                 reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-            fruitless = 0 if self.have() > before else fruitless + 1
+            # Further than ever before: a server that always begins again gets nowhere.
+            if self.have() > best:
+                best, fruitless, pause = self.have(), 0, self.patience.pause
+                continue
+            fruitless += 1
             if fruitless >= FRUITLESS:
                 raise _MirrorError(f"{reason}, {FRUITLESS} times")
-            if fruitless:
-                time.sleep(pause)
-                pause *= 2
+            time.sleep(pause)
+            pause *= 2
 
     def get_more(self) -> bool:
         """One connection. Returns whether the file is whole now."""
@@ -209,18 +211,21 @@ class _Download:
             if start not in (0, have):
                 raise _MirrorError(f"it sent bytes from {start} when asked for those from {have}")
             length = answer.headers.get("Content-Length")
+            if length and not length.isdigit():
+                raise _MirrorError(f"it sent no valid Content-Length: {length!r}")
             total = start + int(length) if length else self.archive.size
             if self.archive.size is not None and total not in (None, self.archive.size):
                 raise _MirrorError(f"its file has {total:,} bytes, expected {self.archive.size:,}")
             if total is not None:
-                check_space(self.part.parent, total - start, self.archive.name)
+                check_space(self.part.parent, max(total - have, 0), self.archive.name)
             self.show(start, total)
             write_atomically(self.said, json.dumps({"url": self.url, "tag": _tag(answer)}))
             # What has come is on its way to the disk at once, for the next try to go on from.
-            with self.part.open("r+b" if start else "wb", buffering=0) as file:
+            with self.part.open("r+b" if start else "wb") as file:
                 file.seek(start)
                 while chunk := answer.read1(_CHUNK):
                     file.write(chunk)
+                    file.flush()
                     if self.bar is not None:
                         self.bar.advance(len(chunk))
         # Without a length, the end of the connection is the end of the file.
@@ -238,7 +243,8 @@ class _Download:
             said = json.loads(self.said.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return ""
-        return str(said.get("tag", "")) if said.get("url") == self.url else ""
+        same = isinstance(said, dict) and said.get("url") == self.url
+        return str(said.get("tag") or "") if same else ""
 
 
 def _tag(answer: http.client.HTTPResponse) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,9 @@ from rib_harness.store import write_atomically
 
 #: What a `Location` on the Hub begins with: `hf:REPO` or `hf:REPO#SPLIT`.
 PREFIX = "hf:"
+
+#: Names by which the Hub knows a split: huggingface.co/docs/hub/datasets-file-names-and-splits.
+SPLITS = frozenset({"train", "validation", "valid", "val", "dev", "test", "testing", "eval"})
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -49,6 +53,8 @@ class HubRows:
 
         self.where = str(where)
         rows = _load(self.where, splits)
+        if not len(rows):
+            raise DataError(f"{self.where} has no rows.")
         images = [n for n, f in rows.features.items() if isinstance(f, datasets.Image)]
         if not images:
             raise DataError(
@@ -86,10 +92,12 @@ class HubRows:
     def digests(self) -> list[str]:
         """SHA-256 of each picture's bytes; kept until the files behind the rows change."""
         files = [Path(file["filename"]) for file in self._images.cache_files]
-        state = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+        # The change time, since `touch` can turn the other back.
+        state = [[str(f), f.stat().st_size, f.stat().st_ctime_ns] for f in files]
+        state.append([self._images._fingerprint])  # which of the files' rows these are
         # Rows that point to files elsewhere say nothing about them: those are read each time.
         inside = bool(files) and self._images[0][self._column]["bytes"] is not None
-        name = hashlib.sha256(json.dumps([state, len(self)]).encode()).hexdigest()[:32]
+        name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
         kept = cache_dir("indices") / f"hub-{name}.json"
         if inside:
             try:
@@ -124,10 +132,12 @@ def _load(where: str, splits: Sequence[str]) -> Any:
         if "script" in str(error):
             hint = " It is made by a script, which `datasets` no longer runs: fetch its archive"
             hint += " (rib-harness data info NAME) and use that."
-        elif isinstance(error, ConnectionError | OSError) or "offline" in str(error).lower():
-            hint = " Without a network only what is in the local cache can be used."
         elif "gated" in str(error).lower() or "401" in str(error):
             hint = " Accept its terms on its page, and log in: hf auth login"
+        elif isinstance(error, datasets.exceptions.DatasetNotFoundError):
+            hint = " See its page on the Hub."
+        elif isinstance(error, OSError) or "offline" in str(error).lower():
+            hint = " Without a network only what is in the local cache can be used."
         first = (str(error).splitlines() or [""])[0]
         raise DataError(
             f"{where} cannot be loaded: {type(error).__name__}: {first}.{hint}"
@@ -139,10 +149,12 @@ def _load_folder(folder: Path, splits: Sequence[str]) -> Any:
 
     try:
         if files := _parquet_files(folder):
-            names = {file.name.split("-")[0] for file in files if "-of-" in file.name}
-            if names:
-                split = _pick(sorted(names), splits, str(folder))
-                files = [file for file in files if file.name.split("-")[0] == split]
+            by_split: dict[str, list[Path]] = {}
+            for file in files:
+                by_split.setdefault(re.split(r"[-.]", file.name)[0], []).append(file)
+            named = set(by_split) & SPLITS or any("-of-" in file.name for file in files)
+            if named:  # else parts of one split, whatever their names
+                files = by_split[_pick(sorted(by_split), splits, str(folder))]
             return datasets.load_dataset(
                 "parquet",
                 data_files=[str(file) for file in files],

@@ -10,8 +10,8 @@ import hashlib
 import logging
 import os
 import struct
-import tarfile
 import threading
+import uuid
 import weakref
 import zipfile
 import zlib
@@ -20,18 +20,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rib_harness.cache import cache_dir
 from rib_harness.errors import DataError
+from rib_harness.files.packed import (
+    Limits,
+    TarStream,
+    is_compressed,
+    is_zip,
+    reading,
+    zip_entries,
+)
 
 log = logging.getLogger("rib_harness.files")
 
 #: Deepest folder that is looked into: no published layout needs more, and links may go in circles.
 DEEPEST = 8
+
+#: What macOS puts into archives.
+_LITTER = "__MACOSX"
 
 #: Version of the index files.
 _FORMAT = "2"
@@ -97,13 +108,14 @@ class Members:
         for number, part in enumerate(self.parts):
             index = self._kept[number]
             if not index.whole:
-                found = list(part.scan())
-                self._kept[number] = index = _Index(
-                    {m: index.digests.get(m, "") for m in found}, whole=True
-                )
-                if part.state():
+                state = part.state()  # before the scan: what changes later is seen next time
+                index = _Index({m: index.digests.get(m, "") for m in part.scan()}, state, True)
+                self._kept[number] = index
+                if state:
                     _write_index(part, index)
-            self._rows += [(number, member) for member in index.digests]
+            self._rows += [
+                (number, member) for member in index.digests if not _left_out(member.name, skip)
+            ]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -158,29 +170,18 @@ class Members:
         return [self._kept[n].digests[m] for n, m in rows]
 
 
+def _left_out(name: str, skip: Collection[str]) -> bool:
+    """Whether it is hidden, litter, or in a folder to skip: the same in every form."""
+    *folders, _ = parts = name.split("/")
+    hidden = any(part.startswith(".") and part != "." for part in parts)
+    return hidden or any(folder == _LITTER or folder in skip for folder in folders)
+
+
 def carry_index(old: Path, new: Path) -> None:
     """Keep a folder's index when the folder is renamed, which leaves its files as they are."""
     index = _index_file(Folder(old))
     if index.is_file():
         index.replace(_index_file(Folder(new)))
-
-
-def check_name(name: str, archive: Path) -> None:
-    """Refuse a name that would lead outside, or that no file system keeps as it is.
-
-    Raises:
-        DataError: names the file and the archive.
-    """
-    parts = name.replace("\\", "/").split("/")
-    bad = (
-        name.startswith(("/", "\\"))
-        or ".." in parts
-        or ":" in parts[0]
-        or not name.isprintable()
-        or max(len(part.encode("utf-8", "surrogateescape")) for part in parts) > 255
-    )
-    if bad:
-        raise DataError(f"{archive} holds the file name {name!r}, which leads outside; refused.")
 
 
 @dataclass(frozen=True)
@@ -207,20 +208,22 @@ class Folder:
         except OSError as error:
             raise DataError(f"{folder} cannot be read: {error.strerror}.") from None
         for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            if entry.name.startswith(".") or entry.name == _LITTER:
                 continue
-            if entry.is_dir():
-                if entry.name in self.skip:
-                    continue
-                yield from self._below(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
-            elif entry.is_file() and entry.name.isprintable():
-                stat = entry.stat()
-                yield Member(prefix + entry.name, stat.st_size, stat.st_ctime_ns)
-            else:
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link to itself
+                is_folder = is_file = False
+            if not (is_folder or is_file) or not entry.name.isprintable():
                 raise DataError(
                     f"{entry.path!r} is no file that can be read: a broken link, or a name that "
                     "is not UTF-8."
                 )
+            if is_file:
+                stat = entry.stat()
+                yield Member(prefix + entry.name, stat.st_size, stat.st_ctime_ns)
+            elif entry.name not in self.skip:
+                yield from self._below(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
 
     def read(self, member: Member) -> bytes:
         """One file."""
@@ -240,13 +243,19 @@ class _File:
 
     def state(self) -> str:
         """Size, times and inode."""
-        stat = self.path.stat()
+        try:
+            stat = self.path.stat()
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror}.") from None
         return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
     def bytes_at(self, offset: int, size: int) -> bytes:
         with self._lock:
             if self._descriptor is None:
-                self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                try:
+                    self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                except OSError as error:
+                    raise DataError(f"{self.path}: {error.strerror}.") from None
                 weakref.finalize(self, os.close, self._descriptor)
             if not hasattr(os, "pread"):  # Windows
                 os.lseek(self._descriptor, offset, os.SEEK_SET)
@@ -275,54 +284,25 @@ class Tar(_File):
                 "Unpack it: rib-harness data prepare NAME --from FILE"
             )
         seen: set[str] = set()
-        for member in self._walk(0, self.path.stat().st_size, ""):
-            if member.name in seen:
-                raise DataError(f"{self.path} holds {member.name!r} twice.")
-            seen.add(member.name)
-            yield member
-
-    def _walk(self, start: int, end: int, prefix: str) -> Iterator[Member]:
-        last = start
         with self.path.open("rb") as file:
-            file.seek(start)
-            try:
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    for info in tar:
-                        tar.members = []  # type: ignore[attr-defined]  # a list of millions otherwise
-                        if info.offset >= end:
-                            break
-                        last = info.offset_data + -(-info.size // 512) * 512
-                        check_name(info.name, self.path)
-                        if info.isdir():
-                            continue
-                        if not info.isreg() or info.issparse():
-                            raise DataError(
-                                f"{self.path} holds {info.name!r}, a link or device; refused."
-                            )
-                        if info.offset_data + info.size > end:
-                            raise DataError(f"{self.path} is truncated inside {info.name!r}.")
-                        name = prefix + info.name.removeprefix("./")
-                        if name.endswith(".tar") and not prefix:
-                            inside = info.offset_data
-                            folder = name.removesuffix(".tar") + "/"
-                            yield from self._walk(inside, inside + info.size, folder)
-                        else:
-                            yield Member(name, info.size, offset=info.offset_data)
-            except tarfile.TarError as error:
-                raise DataError(f"{self.path} is damaged: {error}.") from None
-            file.seek(last)
-            if any(file.read(min(512, max(end - last, 0)))) or end - last < 512:
-                raise DataError(f"{self.path} is truncated: its end is missing.")
+            for member in self._walk(file, 0, self.path.stat().st_size, ""):
+                if member.name in seen:
+                    raise DataError(f"{self.path} holds {member.name!r} twice.")
+                seen.add(member.name)
+                yield member
+
+    def _walk(self, file: IO[bytes], start: int, end: int, prefix: str) -> Iterator[Member]:
+        for entry in TarStream(file, self.path, start, end).entries():
+            name = prefix + entry.name.removeprefix("./")
+            if name.endswith(".tar") and not prefix:
+                inside, folder = entry.offset, name.removesuffix(".tar") + "/"
+                yield from self._walk(file, inside, inside + entry.size, folder)
+            else:
+                yield Member(name, entry.size, offset=entry.offset)
 
     def read(self, member: Member) -> bytes:
         """One file."""
         return self.bytes_at(member.offset, member.size)
-
-
-def is_compressed(path: Path) -> bool:
-    """Whether it is a gzip, bzip2 or xz file, by its content: names mislead (`.tar.gz` of V2)."""
-    with path.open("rb") as file:
-        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"))
 
 
 class Zip(_File):
@@ -334,16 +314,11 @@ class Zip(_File):
         Raises:
             DataError: damaged, encrypted, or with links.
         """
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                infos = archive.infolist()
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{self.path} is damaged: {error}.") from None
+        size = self.path.stat().st_size
+        with reading(self.path), zipfile.ZipFile(self.path) as archive:
+            infos = zip_entries(archive, self.path, Limits())
         seen: set[str] = set()
         for info in infos:
-            check_zip_member(info, self.path)
-            if info.is_dir():
-                continue
             if info.flag_bits & 1:
                 raise DataError(
                     f"{self.path} is encrypted, so its files cannot be read in place. Unpack it: "
@@ -354,18 +329,16 @@ class Zip(_File):
             if info.filename in seen:
                 raise DataError(f"{self.path} holds {info.filename!r} twice.")
             seen.add(info.filename)
-            header = self.bytes_at(info.header_offset, 30)
+            there = 0 <= info.header_offset < size - 30
+            header = self.bytes_at(info.header_offset, 30) if there else b""
             if header[:4] != b"PK\x03\x04":
                 raise DataError(f"{self.path} is damaged at {info.filename!r}.")
-            lengths = struct.unpack("<HH", header[26:30])
+            offset = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
             stored = info.compress_type == zipfile.ZIP_STORED
-            yield Member(
-                info.filename,
-                info.file_size,
-                offset=info.header_offset + 30 + sum(lengths),
-                packed=-1 if stored else info.compress_size,
-                crc=info.CRC,
-            )
+            if offset + max(info.compress_size, info.file_size * stored) > size:
+                raise DataError(f"{self.path} is truncated at {info.filename!r}.")
+            packed = -1 if stored else info.compress_size
+            yield Member(info.filename, info.file_size, 0, offset, packed, info.CRC)
 
     def read(self, member: Member) -> bytes:
         """One file, checked against the directory's size and CRC."""
@@ -383,27 +356,25 @@ class Zip(_File):
         return data
 
 
-def check_zip_member(info: zipfile.ZipInfo, archive: Path) -> None:
-    """Refuse names that lead outside, links and devices."""
-    check_name(info.filename, archive)
-    kind = (info.external_attr >> 16) & 0o170000
-    if kind not in (0, 0o100000, 0o040000):
-        raise DataError(f"{archive} holds {info.filename!r}, a link or device; refused.")
-
-
 def _open_part(path: Path, skip: frozenset[str]) -> Part:
     if path.is_dir():
         return Folder(path, skip)
     if not path.exists():
         raise DataError(f"There is no file or folder {path}.")
-    return Zip(path) if zipfile.is_zipfile(path) else Tar(path)
+    return Zip(path) if is_zip(path) else Tar(path)
 
 
 @dataclass
 class _Index:
-    """Files with their digests (empty where not read yet); `whole` if no scan is needed."""
+    """Files with their digests (empty where not read yet).
+
+    Args:
+        state: of the archive when it was scanned.
+        whole: whether no scan is needed.
+    """
 
     digests: dict[Member, str]
+    state: str = ""
     whole: bool = False
 
 
@@ -425,7 +396,7 @@ def _read_index(part: Part) -> _Index:
     except (pa.ArrowException, KeyError, OSError, ValueError):  # not there, or damaged
         return _Index({})
     if state:
-        return _Index(digests, whole=True) if same else _Index({})
+        return _Index(digests, state, True) if same else _Index({})
     return _Index(digests)
 
 
@@ -438,8 +409,8 @@ def _write_index(part: Part, index: _Index) -> None:
             **{n: pa.array(v, types.get(n, pa.int64())) for n, v in arrays.items()},
             "digest": pa.array(index.digests.values(), pa.string()),
         }
-    ).replace_schema_metadata({"format": _FORMAT, "state": part.state()})
+    ).replace_schema_metadata({"format": _FORMAT, "state": index.state})
     file = _index_file(part)
-    scratch = file.with_suffix(f".{os.getpid()}.part")
+    scratch = file.with_suffix(f".{uuid.uuid4().hex}.part")  # threads may write it too
     pq.write_table(table, scratch)
     scratch.replace(file)

@@ -20,7 +20,8 @@ from rib_harness.catalog import Bound
 from rib_harness.errors import DataError
 from rib_harness.files.archives import check_space, unpack
 from rib_harness.files.download import fetch, wrong
-from rib_harness.files.members import carry_index, is_compressed
+from rib_harness.files.members import carry_index
+from rib_harness.files.packed import is_compressed
 from rib_harness.files.verify import Report, verify
 from rib_harness.progress import Progress
 from rib_harness.specs import Archive, DatasetSpec

@@ -184,7 +184,7 @@ def _sample(labels: NDArray[np.int64], files: object, per_class: int) -> NDArray
 def image_set(
     published: Published, rows: Rows, chosen: NDArray[np.int64] | None = None
 ) -> ImageSet:
-    """Columns in an order that no form decides: class, group, photograph, content.
+    """Columns in an order that no form decides: class, group, content.
 
     Args:
         chosen: rows to take; None takes those of the set's classes.
@@ -205,7 +205,7 @@ def image_set(
         ]
     )
     group = np.array([rows.groups[i] for i in chosen])
-    order = np.lexsort((np.array(digests), source, group, labels[chosen]))
+    order = np.lexsort((np.array(digests), group, labels[chosen]))
     chosen = chosen[order]
     labels, group, source = labels[chosen], group[order], source[order]
     classes = classes_of(published)
@@ -309,9 +309,21 @@ class _Reader:
 
 
 def without_red_border(picture: Image.Image) -> Image.Image:
-    """Crop the outer rings of pixels that are all pure red; a picture without any is left alone."""
+    """Crop ObjectNet's border: the outer rings that are red throughout; if none is, change nothing.
+
+    Pure red in the published PNGs; JPEG copies have it smeared.
+    """
     pixels = np.asarray(picture)
     red = (pixels == (255, 0, 0)).all(2)
+    if not red[0, 0]:
+        # Smeared: about red, as a ring's every pixel is. Two rings at most are the border's.
+        red = (pixels[..., 0] > 170) & (pixels[..., 1:].max(2) < 110)
+        return _cropped(picture, min(_rings(red), 2))
+    return _cropped(picture, _rings(red))
+
+
+def _rings(red: NDArray[np.bool_]) -> int:
+    """How many outer rings are red in every pixel."""
     height, width = red.shape
     rings = 0
     while 2 * (rings + 1) < min(height, width):
@@ -319,4 +331,9 @@ def without_red_border(picture: Image.Image) -> Image.Image:
         if not (ring[0].all() and ring[-1].all() and ring[:, 0].all() and ring[:, -1].all()):
             break
         rings += 1
+    return rings
+
+
+def _cropped(picture: Image.Image, rings: int) -> Image.Image:
+    width, height = picture.size
     return picture.crop((rings, rings, width - rings, height - rings)) if rings else picture

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 from rib_harness import DataError
+from rib_harness.files.packed import DAMAGE
 from rib_plugin_imagenet_ood.published import DEVKIT
 
 _TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
@@ -33,11 +34,13 @@ def ground_truth(near: Path) -> list[str]:
             f"{near}: these files are not sorted into classes. Put {DEVKIT.name} beside them, "
             f"which says their classes. {DEVKIT.get}"
         )
+    from scipy.io.matlab import MatReadError
+
     try:
         wnid_of = _wnids(_read(kit, _META))
         numbers = _read(kit, _TRUTH).decode("ascii").split()
         return [wnid_of[int(number)] for number in numbers]
-    except (OSError, KeyError, ValueError, IndexError, TypeError, tarfile.TarError) as error:
+    except (OSError, KeyError, TypeError, MatReadError, *DAMAGE) as error:
         raise DataError(f"{kit} is damaged: {type(error).__name__}: {error}.") from error
 
 

@@ -7,6 +7,7 @@ the Hub or local), WebDataset tars. All give the same rows.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any
 
 from rib_harness import DataError
 from rib_harness.errors import nearest
-from rib_harness.files.hub import PREFIX, HubRows, is_saved_dataset
+from rib_harness.files.hub import PREFIX, SPLITS, HubRows, is_saved_dataset
 from rib_harness.files.members import Members
-from rib_plugin_imagenet_ood.published import Published
+from rib_plugin_imagenet_ood.published import ALL_ARCHIVES, Published
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 
@@ -125,12 +126,25 @@ def _archives_in(folder: Path, published: Published) -> list[Path]:
         raise DataError(f"{folder} lacks {missing}: the set needs all of its archives.")
     if there:
         return there
-    shards = sorted(p for pattern in ("*.tar", "*/*.tar") for p in folder.glob(pattern))
-    return [p for p in shards if p.is_file() and not p.name.startswith(_OFFICIAL)]
+    others = {archive.name for archive in ALL_ARCHIVES}
+    shards = sorted(
+        path
+        for pattern in ("*.tar", "*/*.tar")
+        for path in folder.glob(pattern)
+        if path.is_file() and path.name not in others
+    )
+    of_split = {path: _splits_in(path.relative_to(folder)) & SPLITS for path in shards}
+    if any(of_split.values()):
+        for split in published.splits:
+            if chosen := [path for path in shards if split in of_split[path]]:
+                return chosen
+        return []
+    return shards
 
 
-#: Beginnings of archives of other sets, which are no shards.
-_OFFICIAL = ("ILSVRC2012_", "imagenetv2-", "imagenet-", "objectnet-")
+def _splits_in(path: Path) -> set[str]:
+    """Words of a shard's path: `imagenet1k-train-0001.tar`, `test/0.tar`."""
+    return set(re.split(r"[-_./]", path.as_posix().lower()))
 
 
 def _has_pictures(folder: Path, skip: Collection[str]) -> bool:
@@ -226,6 +240,9 @@ def _hub(published: Published, location: str) -> Rows:
             f"{location} has no column wnid, label or cls. Its columns: {', '.join(rows.features)}."
         )
     classes = rows.column(column)
+    missing = next((i for i, one in enumerate(classes) if one is None), None)
+    if missing is not None:
+        raise DataError(f"{location} row {missing} has no label.")
     names = tuple(getattr(rows.features[column], "names", None) or ())
     if classes and isinstance(classes[0], int) and min(classes) < 0:
         raise DataError(f"{location}: labels of −1: this split has no labels, as ImageNet's test.")

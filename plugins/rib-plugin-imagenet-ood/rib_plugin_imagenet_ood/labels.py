@@ -91,7 +91,13 @@ def _from_devkit(published: Published, rows: Rows) -> list[str]:
     if published.name != "imagenet" or not all(numbers):
         raise DataError(f"{rows.location}: its files do not lie in folders of classes.")
     wnids = ground_truth(Path(rows.location))
-    return [wnids[int(found.group(1)) - 1] for found in numbers if found]
+    known = {f"{i:08d}": wnid for i, wnid in enumerate(wnids, start=1)}
+    for found in numbers:
+        if found and found.group(1) not in known:
+            raise DataError(
+                f"{rows.location}: the development kit has no class for {found.group()}."
+            )
+    return [known[found.group(1)] for found in numbers if found]
 
 
 def _from_numbers(
@@ -100,13 +106,20 @@ def _from_numbers(
     """Numbers are WNIDs' ranks in the set (0…199), or ids of the label space (0…999)."""
     numbers = np.array(rows.classes, dtype=np.int64)
     if rows.names:
-        return _from_names(rows, classes)[numbers]
+        return _from_names(published, rows, classes)[numbers]
     if numbers.min() < 0:
         raise DataError(f"{rows.location}: a label of {numbers.min()}: expected 0 and more.")
-    if numbers.max() < len(classes):
-        return numbers
     place = {i: k for k, one in enumerate(classes) for i in one.ids}
     unknown = sorted(set(numbers.tolist()) - set(place))
+    if numbers.max() < len(classes):
+        # A whole set cannot be meant both ways: the rank 0 is no id of a subset.
+        if not unknown and any(one.ids != (rank,) for rank, one in enumerate(classes)):
+            raise DataError(
+                f"{rows.location}: its labels ({', '.join(map(str, sorted(set(numbers))[:5]))}, …) "
+                f"may be ranks below {len(classes)} or ids of ImageNet-1k, and it does not say "
+                "which. Take a whole copy, or one whose labels have names."
+            )
+        return numbers
     if unknown:
         raise DataError(
             f"{rows.location}: the label {unknown[0]} is neither below {len(classes)} nor an id "
@@ -115,10 +128,14 @@ def _from_numbers(
     return np.array([place[int(number)] for number in numbers], dtype=np.int64)
 
 
-def _from_names(rows: Rows, classes: tuple[SetClass, ...]) -> NDArray[np.int64]:
+def _from_names(
+    published: Published, rows: Rows, classes: tuple[SetClass, ...]
+) -> NDArray[np.int64]:
     """Number → place, where the form says what its numbers stand for."""
     by_folder = {one.folder: i for i, one in enumerate(classes)}
     by_id = {str(one.ids[0]): i for i, one in enumerate(classes) if len(one.ids) == 1}
+    if published.name == OBJECTNET.name and set(by_folder) <= set(rows.names):
+        return np.array([by_folder.get(name, -1) for name in rows.names], dtype=np.int64)
     for table in (by_folder, by_id):
         if all(name in table for name in rows.names):
             return np.array([table[name] for name in rows.names], dtype=np.int64)

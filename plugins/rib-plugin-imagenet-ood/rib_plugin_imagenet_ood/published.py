@@ -322,3 +322,15 @@ SETS = (
 )
 
 BY_NAME = {one.name: one for one in SETS}
+
+#: Of all sets and variants: a tar of this name is no shard of another set.
+ALL_ARCHIVES = tuple(
+    archive
+    for one in (
+        *SETS,
+        imagenet("train"),
+        imagenet_c(extra=True),
+        *(v2(variant) for variant in V2_VARIANTS),
+    )
+    for archive in one.archives
+)
