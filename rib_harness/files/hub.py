@@ -162,7 +162,12 @@ def _load_folder(folder: Path, splits: Sequence[str]) -> Any:
                 cache_dir=str(cache_dir("hub-datasets")),
             )
         loaded = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    except (
+        OSError,
+        ValueError,
+        IndexError,  # of an empty one
+        datasets.exceptions.DatasetGenerationError,
+    ) as error:
         raise DataError(f"{folder} cannot be read as a saved dataset: {error}") from error
     if isinstance(loaded, dict):
         return loaded[_pick(list(loaded), splits, str(folder))]
