@@ -230,6 +230,6 @@ def fingerprint_of(
     """
     digest = hashlib.sha256()
     digest.update(json.dumps([list(classes), [list(ids) for ids in class_map]]).encode())
-    for label, *texts in zip(labels, group, contents, strict=True):
-        digest.update(json.dumps([int(label), *map(str, texts)]).encode())
+    for label, name, content in zip(labels, group, contents, strict=True):
+        digest.update(f"{int(label)}\0{name}\0{content}\n".encode())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from rib_harness.catalog import Bound, Catalog, Component, guarded
@@ -50,8 +51,9 @@ class PlannedDataset:
     bound: Bound
     images: ImageSet
 
+    @cached_property
     def inputs(self) -> dict[str, Any]:
-        """Its part of a key."""
+        """Its part of a key: asked for by every step, and made once, since C has millions."""
         images = self.images
         # The fingerprint is the plugin's word; labels and class map are hashed here as well, and
         # which photographs these are, since statistics pair images by it.
@@ -439,7 +441,7 @@ class _Planner:
             "kind": "finetune",
             "engine": ENGINE,
             "backbone": backbone.inputs(),
-            "dataset": dataset.inputs(),
+            "dataset": dataset.inputs,
             "method": method.key_fields(),
             "recipe": self.recipe.model_dump(mode="json"),
             "seed": seed,
@@ -458,7 +460,7 @@ class _Planner:
         inputs: dict[str, Any] = {
             "kind": "evaluate",
             "engine": ENGINE,
-            "dataset": dataset.inputs(),
+            "dataset": dataset.inputs,
             "precision": "fp32",
         }
         if model is None or model.method is None:

@@ -178,6 +178,7 @@ def test_a_single_split_is_taken_whatever_its_name(tmp_path: Path) -> None:
 
 
 def test_parquet_files_named_by_their_split_are_not_mixed(tmp_path: Path) -> None:
+    """https://huggingface.co/docs/hub/datasets-file-names-and-splits."""
     to_parquet(rows(0, 1), tmp_path / "set" / "train.parquet")
     to_parquet(rows(2, 3), tmp_path / "set" / "validation.parquet")
     assert HubRows(tmp_path / "set", ("validation",)).digests() == DIGESTS[2:]
@@ -206,9 +207,21 @@ def test_digests_of_splits_are_not_confused(tmp_path: Path) -> None:
         assert HubRows(tmp_path / "set", ("validation",)).digests() == DIGESTS[2:]
 
 
+def test_digests_of_datasets_of_the_same_size_and_age_are_not_confused(tmp_path: Path) -> None:
+    for name, order in (("one", (0, 1)), ("two", (1, 0))):
+        rows(*order).save_to_disk(tmp_path / name)
+        (file,) = (tmp_path / name).glob("*.arrow")
+        os.utime(file, (1e9, 1e9))
+    sizes = {file.stat().st_size for file in tmp_path.glob("*/*.arrow")}
+    assert len(sizes) == 1
+    assert HubRows(tmp_path / "one", ()).digests() == [DIGESTS[0], DIGESTS[1]]
+    assert HubRows(tmp_path / "two", ()).digests() == [DIGESTS[1], DIGESTS[0]]
+
+
 def test_digests_of_slices_are_not_confused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They have the same files, and as many rows."""
     to_parquet(rows(0, 1, 2, 3), tmp_path / "set" / "a.parquet")
     load = datasets.load_dataset
 

@@ -90,6 +90,15 @@ def zip_of(file: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_S
     return file
 
 
+def zip64_of(file: Path, files: dict[str, bytes]) -> Path:
+    """With an extra field beside each file that the directory does not have."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in files.items():
+            with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as opened:
+                opened.write(data)
+    return file
+
+
 FORMS: dict[str, Callable[[Path], Path]] = {
     "folder": lambda place: folder_of(place / "set", FILES),
     "tar-ustar": lambda place: tar_of(place / "set.tar", FILES, "ustar"),
@@ -99,6 +108,7 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "tar-misnamed": lambda place: tar_of(place / "set.tar.gz", FILES, "gnu"),
     "zip-stored": lambda place: zip_of(place / "set.zip", FILES),
     "zip-deflated": lambda place: zip_of(place / "set.zip", FILES, zipfile.ZIP_DEFLATED),
+    "zip-64": lambda place: zip64_of(place / "set.zip", FILES),
     "zip-misnamed": lambda place: zip_of(place / "set.tar", FILES),
 }
 ARCHIVES = ["tar-gnu", "zip-stored", "zip-deflated"]
@@ -189,6 +199,7 @@ def test_an_archive_that_another_took_the_place_of_is_indexed_anew(tmp_path: Pat
 def test_an_archive_that_changed_while_it_was_open_is_not_indexed_by_the_old_one(
     tmp_path: Path,
 ) -> None:
+    """Else the new one has the old one's names, until it changes again."""
     archive = tar_of(tmp_path / "set.tar", {"a": b"old"})
     members = Members([archive])
     tar_of(tmp_path / "new.tar", {"b": b"newer", "c": b"1"}).replace(archive)

@@ -172,9 +172,10 @@ class Members:
 
 def _left_out(name: str, skip: Collection[str]) -> bool:
     """Whether it is hidden, litter, or in a folder to skip: the same in every form."""
-    *folders, _ = parts = name.split("/")
-    hidden = any(part.startswith(".") and part != "." for part in parts)
-    return hidden or any(folder == _LITTER or folder in skip for folder in folders)
+    if "/." in name or name.startswith("."):
+        return True
+    folders = name.split("/")[:-1]
+    return _LITTER in folders or (bool(skip) and not set(skip).isdisjoint(folders))
 
 
 def carry_index(old: Path, new: Path) -> None:
