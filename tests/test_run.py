@@ -14,7 +14,15 @@ import torch
 from PIL import Image
 
 import rib_harness
-from rib_harness import Classifier, ConfigError, MethodSpec, PartialFailureError, Task
+from rib_harness import (
+    Classifier,
+    ConfigError,
+    Location,
+    MethodSpec,
+    PartialFailureError,
+    RibError,
+    Task,
+)
 from rib_harness.catalog import Catalog, Component, load_catalog
 from rib_harness.config import RunConfig, make_config
 from rib_harness.identify import identity_of
@@ -554,3 +562,68 @@ def test_the_api_refuses_what_it_would_ignore() -> None:
     for method in ("lwf:alpha=nan", "lwf:temperature=inf"):
         with pytest.raises(ConfigError, match="not JSON compliant"):
             rib_harness.run(**settings(method=method))
+
+
+def test_a_licence_that_forbids_tuning_is_kept_unless_it_is_accepted() -> None:
+    """On a suite of the embedded sets in which one may not be trained on."""
+    base = load_catalog()
+    component = base.get("dataset", "digits-r")
+    forbidden = replace(component, spec=replace(component.spec, may_train=False))  # type: ignore[arg-type]
+    catalog = catalog_with(base=base)
+    catalog._components["dataset"][component.id] = forbidden
+    seen = {}
+    for accepted in ((), ("digits-r",)):
+        config = make_config(settings(accept_license=accepted, dataset=["digits-a", "digits-r"]))
+        plan = make_plan(config, catalog, Store("store"))
+        (record,) = plan.records
+        seen[accepted] = record["sources"]
+        assert record["accepted_licenses"] == list(accepted)
+        (note,) = [note for note in plan.notes if "licence" in note]
+        assert ("is not a source" in note) == (not accepted)
+        assert ("its licence was accepted" in note) == bool(accepted)
+    assert seen == {(): ["digits-a"], ("digits-r",): ["digits-a", "digits-r"]}
+    for name, message in (("digits-b", "no member 'digits-b'. Did you mean"),
+                          ("digits-a", "digits-a may be trained on anyway")):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            make_plan(make_config(settings(accept_license=[name])), catalog, Store("store"))
+
+
+def test_options_of_a_dataset_are_in_the_key_and_told_and_its_place_is_neither() -> None:
+    @dataclass
+    class Placed:
+        at: Location | None = None
+        variant: str = "one"
+
+        def open(self, root: Path | None) -> Any:
+            return tiny_images()
+
+    base = load_catalog()
+    space = base.get("suite", "digits-rib").spec.label_space  # type: ignore[attr-defined]
+    suite = SuiteSpec(name="x-rib", summary="", label_space=space, members=("placed", "digits-a"),
+                      backbone="digits-conv")  # fmt: skip
+    catalog = catalog_with(
+        (DatasetSpec(name="placed", target="", summary="", label_space=space), Placed),
+        (suite, None),
+        base=base,
+    )
+
+    def plan_of(*data: str) -> Plan:
+        config = make_config({"suite": "x-rib", "method": "ft", "data": data})
+        return make_plan(config, catalog, Store("store"))
+
+    plain, placed = plan_of(), plan_of("placed:at=some/where")
+    assert checkpoints(plain) == checkpoints(placed)
+    assert not any("some/where" in note for note in placed.notes)
+    assert placed.resolved["data"] == (f"placed:at={Path('some/where').absolute()}",)
+    hub = plan_of("placed:at=hf:owner/name")
+    assert hub.resolved["data"] == ("placed:at=hf:owner/name",)
+    other = plan_of("placed:variant=two")
+    assert len(checkpoints(plain) & checkpoints(other)) == 1  # that of digits-a
+    assert "placed: variant=two" in other.notes
+    for data, message in (
+        (["plced:variant=x"], "no dataset 'plced'. Did you mean 'placed'"),
+        (["placed:variant=x", "placed:at=y"], "given twice"),
+        (["placed:varant=x"], "no option 'varant'. Did you mean 'variant'"),
+    ):
+        with pytest.raises(RibError, match=message):
+            plan_of(*data)
