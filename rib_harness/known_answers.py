@@ -85,27 +85,29 @@ class Miss:
         dataset: on which set.
         cell: what was measured.
         causes: what would explain it, as sentences; empty if nothing that was tried does.
+        backbone: whose answer it is.
     """
 
     dataset: str
     expected: Expected
     cell: Cell
     causes: tuple[str, ...] = ()
+    backbone: str = ""
 
     def __str__(self) -> str:
         cell, expected = self.cell, self.expected
         head = (
-            f"{self.dataset}: {cell.top1:.2f} % of {cell.n:,} images, expected {expected} "
+            f"{self.backbone} on {self.dataset}: {cell.top1:.2f} % of {cell.n:,} images, expected {expected} "
             f"(± {expected.tolerance(cell.n):.2f}, {expected.source})"
         )
         causes = self.causes or ("no usual cause explains it",)
         return "\n".join([head, *(f"    likely cause: {cause}" for cause in causes)])
 
 
-def misses(expected: Mapping[str, Expected], pre: Mapping[str, Cell]) -> list[Miss]:
+def misses(backbone: str, expected: Mapping[str, Expected], pre: Mapping[str, Cell]) -> list[Miss]:
     """The known answers that were measured and not met."""
     return [
-        Miss(name, answer, pre[name])
+        Miss(name, answer, pre[name], backbone=backbone)
         for name, answer in expected.items()
         if name in pre and not answer.agrees(pre[name])
     ]

@@ -201,8 +201,9 @@ def _missed(session: Session) -> list[tuple[Step, Miss]]:
         if done is not None:
             cell = Cell(**{k: done["summary"][k] for k in ("top1", "correct", "n")})
             name = step.dataset.name
-            expected = session.plan.expected[step.backbone.bound.id]
-            found += [(step, miss) for miss in misses(expected, {name: cell})]
+            bound = step.backbone.bound
+            expected = session.plan.expected[bound.id]
+            found += [(step, miss) for miss in misses(bound.label, expected, {name: cell})]
     return found
 
 

@@ -95,9 +95,11 @@ def contents(how: str, archive: Path) -> dict[str, bytes]:
 
 
 def refused(how: str, archive: Path, match: str = "made") -> None:
-    with pytest.raises(DataError, match=match) as caught:
+    with pytest.raises(DataError) as caught:
         contents(how, archive)
-    assert str(archive) in str(caught.value) or archive.name in str(caught.value)
+    assert archive.name in str(caught.value)
+    # The folder's name is that of the test, which may have these words too.
+    assert re.search(match, str(caught.value).replace(str(archive.parent), "")), caught.value
 
 
 def entry(
@@ -444,6 +446,19 @@ def test_a_bomb_of_many_small_headers_is_refused(tmp_path: Path, folder: Path) -
         unpack(file, folder, limits=Limits(slack=2**20))
 
 
+def test_a_tar_that_is_followed_by_zeros_without_end_is_refused(
+    tmp_path: Path, folder: Path
+) -> None:
+    """Some fill up the last record; nobody by 64 MiB."""
+    file = tmp_path / "made.tar"
+    file.write_bytes(gzip.compress(entry("a", b"1") + bytes(2**20)))
+    unpack(file, folder)
+    shutil.rmtree(folder)
+    file.write_bytes(gzip.compress(entry("a", b"1") + bytes(65 * 2**20)))
+    with pytest.raises(DataError, match="expands to more than it may"):
+        unpack(file, folder)
+
+
 @both
 def test_a_zip_bomb_that_says_it_is_small_does_not_burst_in_memory(
     tmp_path: Path, how: str
@@ -675,6 +690,19 @@ def test_a_zip_that_makes_no_sense_is_refused_or_whole(
         assert "password" not in str(error)
 
 
+@both
+def test_a_zip_whose_directory_lost_a_file_is_refused(tmp_path: Path, how: str) -> None:
+    """`zipfile` does not compare the number of files with that at the end (APPNOTE 4.3.16)."""
+    file = zipped(tmp_path, ("a", b"abc"), ("b", b"def"))
+    data = file.read_bytes()
+    second, end = data.rindex(b"PK\x01\x02"), data.rindex(b"PK\x05\x06")
+    sizes = struct.pack("<I", second - data.index(b"PK\x01\x02"))
+    file.write_bytes(data[:second] + data[end : end + 12] + sizes + data[end + 16 :])
+    with zipfile.ZipFile(file) as opened:
+        assert opened.namelist() == ["a"]
+    refused(how, file, "damaged")
+
+
 def test_a_zip_without_files_is_not_taken_for_a_whole_set(tmp_path: Path) -> None:
     refused("unpacked", zipped(tmp_path), "is empty")
 
@@ -826,6 +854,8 @@ def test_without_its_password_an_encrypted_zip_says_what_to_do(
     assert written(folder) == 0
 
 
+# DEFECT: `_password_needed` guards the opening only; what is read afterwards (`pieces`) runs outside
+# of it, in `unpack`, and is told as a damaged archive.
 def test_a_wrong_password_that_passes_the_first_check_is_told_too(
     tmp_path: Path, folder: Path
 ) -> None:
@@ -841,7 +871,7 @@ def test_a_wrong_password_that_passes_the_first_check_is_told_too(
             return True
 
         lucky = next(word for n in range(10_000) if passes(word := f"wrong {n}"))
-    with pytest.raises(DataError, match="password"):
+    with pytest.raises(DataError, match="Give --password PASSWORD"):
         unpack(file, folder, password=lucky)
 
 

@@ -11,6 +11,8 @@ import io
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,13 @@ def test_without_a_wanted_split_those_that_are_there_are_named(tmp_path: Path, k
     assert "Did you mean 'validation'?" in str(e.value)
 
 
+def test_splits_may_have_any_name(tmp_path: Path) -> None:
+    """As the three samples of ImageNet-V2."""
+    for n, name in enumerate(("matched", "threshold", "top")):
+        to_parquet(rows(n), tmp_path / "set" / f"{name}-00000-of-00001.parquet")
+    assert HubRows(tmp_path / "set", ("top",)).digests() == [DIGESTS[2]]
+
+
 def test_a_single_split_is_taken_whatever_its_name(tmp_path: Path) -> None:
     datasets.DatasetDict(odd=rows(0, 1)).save_to_disk(tmp_path / "saved")
     assert HubRows(tmp_path / "saved", ("test",)).digests() == DIGESTS[:2]
@@ -197,6 +206,20 @@ def test_digests_are_made_once(tmp_path: Path, kind: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(HubRows, "read", never)
     assert HubRows(place, ("validation",)).digests() == DIGESTS
+
+
+def test_digests_are_kept_for_other_processes(tmp_path: Path) -> None:
+    place = saved(tmp_path / "set")
+    to_parquet(rows(0, 1), tmp_path / "parquet" / "a.parquet")
+    for one in (place, tmp_path / "parquet"):
+        HubRows(one, ()).digests()
+    script = (
+        "import json, sys; from rib_harness.files.hub import HubRows; HubRows.read = None; "
+        "print(json.dumps([HubRows(place, ()).digests() for place in sys.argv[1:]]))"
+    )
+    command = [sys.executable, "-c", script, str(place), str(tmp_path / "parquet")]
+    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(child.stdout) == [DIGESTS, DIGESTS[:2]]
 
 
 def test_digests_of_splits_are_not_confused(tmp_path: Path) -> None:
@@ -316,18 +339,15 @@ def test_a_row_without_a_picture_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["saved", "parquet"])
-def test_a_dataset_without_rows_is_empty_or_a_clear_error(tmp_path: Path, kind: str) -> None:
+def test_a_dataset_without_rows_is_a_clear_error(tmp_path: Path, kind: str) -> None:
+    """`datasets` does not read the empty one that it saved itself."""
     empty = rows(0).select([])
     if kind == "saved":
         empty.save_to_disk(tmp_path / "set")
     else:
         to_parquet(empty, tmp_path / "set" / "a.parquet")
-    try:
-        made = HubRows(tmp_path / "set", ())
-        assert made.names == []
-        assert made.digests() == []
-    except DataError as error:
-        assert "set" in str(error)
+    with pytest.raises(DataError, match=r"set (has no rows|cannot be read as a saved dataset)"):
+        HubRows(tmp_path / "set", ())
 
 
 # --- errors ----------------------------------------------------------------------------------
@@ -395,7 +415,7 @@ def test_without_a_network_it_says_what_can_be_used(where: str) -> None:
         (RuntimeError("Dataset scripts are no longer supported, but found name.py"), "a script"),
         (ValueError("401 Client Error"), "log in: hf auth login"),
         (RuntimeError("owner/name is a gated dataset"), "Accept its terms on its page"),
-        (ValueError('Unknown split "val". Should be one of'), 'Unknown split "val"'),
+        (ValueError('Unknown split "val". Should be one of\ntrain'), 'Unknown split "val"'),
     ],
 )
 def test_what_the_hub_says_is_told_with_what_to_do(
@@ -410,6 +430,7 @@ def test_what_the_hub_says_is_told_with_what_to_do(
     ) as e:
         HubRows("hf:owner/name#val", ())
     assert advice in str(e.value)
+    assert len(str(e.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
