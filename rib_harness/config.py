@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rib_harness.errors import ConfigError, nearest
 from rib_harness.known_answers import Expected
@@ -50,6 +50,12 @@ class Recipe(BaseModel):
     #: which to keep: drawn by the seed, or the hardest (-easy: the easiest) for the pretrained
     #: backbone, by its loss or by EL2N (arXiv:2107.07075)
     keep_by: Literal["random", "loss", "loss-easy", "el2n", "el2n-easy"] = "random"
+
+    @model_validator(mode="after")
+    def _keep_by_what(self) -> Recipe:
+        if self.keep == 1 and self.keep_by != "random":
+            raise ValueError(f"keep_by={self.keep_by} needs keep below 1, e.g. recipe.keep=0.5")
+        return self
 
     @field_validator("micro_batch", "max_steps", "clip_grad", "per_class", mode="before")
     @classmethod
@@ -91,6 +97,14 @@ class RunConfig(BaseModel):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("store", "data_root")
+    @classmethod
+    def _home(cls, value: Path | None) -> Path | None:
+        try:
+            return value.expanduser() if value is not None else None
+        except RuntimeError:  # a name that begins with ~ and is nobody's home
+            return value
 
     @field_validator("seed", "method", "backbone", "dataset")
     @classmethod
@@ -136,13 +150,11 @@ def make_config(values: Mapping[str, Any], file: Path | None = None) -> RunConfi
         ConfigError: every unknown key and every bad value, all at once.
     """
     merged: dict[str, Any] = _read_toml(file) if file is not None else {}
-    layers = [merged.get("recipe", {}), values.get("recipe", {})]
+    tables = {name: [merged.get(name, {}), values.get(name, {})] for name in ("recipe", "expect")}
     merged.update(values)
-    whole = [layer for layer in layers if isinstance(layer, Mapping)]
-    if len(whole) == 2:
-        merged["recipe"] = {**whole[0], **whole[1]}
-    else:
-        merged["recipe"] = next(layer for layer in layers if not isinstance(layer, Mapping))
+    for name, layers in tables.items():
+        wrong = [layer for layer in layers if not isinstance(layer, Mapping)]
+        merged[name] = wrong[0] if wrong else {**layers[0], **layers[1]}
     problems: list[str] = []
     config = _collect(RunConfig, merged, "", problems)
     recipe = merged.get("recipe")

@@ -162,6 +162,14 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def others(self) -> int | None:
+        """The class that stands for all ids outside the set, if there is one: it has no image."""
+        most = max(range(len(self.class_map)), key=lambda k: len(self.class_map[k]))
+        rest = sum(map(len, self.class_map)) - len(self.class_map[most])
+        stands = len(self.class_map[most]) > max(rest, 1) and most not in self.labels
+        return most if stands else None
+
     def image(self, index: int) -> Image.Image:
         """The picture, in RGB.
 

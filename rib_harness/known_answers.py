@@ -97,8 +97,8 @@ class Miss:
     def __str__(self) -> str:
         cell, expected = self.cell, self.expected
         head = (
-            f"{self.backbone} on {self.dataset}: {cell.top1:.2f} % of {cell.n:,} images, expected {expected} "
-            f"(± {expected.tolerance(cell.n):.2f}, {expected.source})"
+            f"{self.backbone} on {self.dataset}: {cell.top1:.2f} % of {cell.n:,} images, "
+            f"expected {expected} (± {expected.tolerance(cell.n):.2f}, {expected.source})"
         )
         causes = self.causes or ("no usual cause explains it",)
         return "\n".join([head, *(f"    likely cause: {cause}" for cause in causes)])

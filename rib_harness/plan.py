@@ -514,6 +514,7 @@ class _Planner:
         made: Mapping[str, Step],
         post: Mapping[str, Mapping[str, Step]],
     ) -> dict[str, Any]:
+        facts = backbone.bound.spec.facts(backbone.bound.tag)
         return {
             "format": RUN_FORMAT,
             "suite": self.spec.name,
@@ -521,6 +522,21 @@ class _Planner:
             "backbone": backbone.bound.label,
             "backbone_id": backbone.bound.component.id,
             "weights": backbone.identity.weights,
+            "pretraining": facts.pretraining,
+            "pretraining_images": facts.pretraining_images,
+            "data": {
+                name: ",".join(
+                    spelled(
+                        {
+                            k: v
+                            for k, v in one.bound.explicit.items()
+                            if k not in one.bound.locations()
+                        }
+                    )
+                )
+                for name, one in self.datasets.items()
+                if set(one.bound.explicit) - one.bound.locations()
+            },
             "method": method.label if method else None,
             "method_id": method.component.id if method else None,
             "options": dict(method.options) if method else {},

@@ -53,10 +53,11 @@ def kept(
         hardness = scores["nll"] if recipe.keep_by.startswith("loss") else scores["brier"] ** 0.5
         rank = hardness if recipe.keep_by.endswith("-easy") else -hardness
     chosen: list[NDArray[np.int64]] = []
-    for label in np.unique(labels):
-        members = order[labels[order] == label][: recipe.per_class]
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class, drawn within
+    for everyone in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        members = everyone[: recipe.per_class]
         best = members[np.argsort(rank[members], kind="stable")]
-        chosen.append(best[: _share(int((labels == label).sum()), recipe)])
+        chosen.append(best[: _share(len(everyone), recipe)])
     return np.sort(np.concatenate(chosen))
 
 

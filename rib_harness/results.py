@@ -79,6 +79,16 @@ class RunResult:
             }
         return answers
 
+    def describe_known_answers(self) -> list[str]:
+        """A line for each source: what it says, and what the untouched backbone scored."""
+        by_source: dict[str, list[str]] = {}
+        for name, answer in self.known_answers.items():
+            if answer["measured"] is not None:
+                sign = "=" if answer["agrees"] else "≠"
+                text = f"{name} {answer['measured']:.2f} {sign} {answer['expected']:.2f}"
+                by_source.setdefault(answer["source"], []).append(text)
+        return [f"known answers, {who}: {', '.join(texts)}" for who, texts in by_source.items()]
+
     def to_json(self) -> dict[str, Any]:
         """As `results --format json` prints it; accuracies in %, changes in points."""
         matrix, record = self.matrix, self.record
@@ -93,6 +103,10 @@ class RunResult:
             "backbone": record["backbone"],
             "backbone_id": record["backbone_id"],
             "weights": record["weights"],
+            "pretraining": record.get("pretraining", ""),
+            "pretraining_images": record.get("pretraining_images"),
+            "data": record.get("data", {}),
+            "accepted_licenses": record.get("accepted_licenses", []),
             "method": record["method"],
             "method_id": record["method_id"],
             "options": record["options"],
@@ -205,7 +219,11 @@ class Results(Sequence[RunResult]):
                 "preset": record["preset"],
                 "limit": record["limit"],
                 "recipe": describe_recipe(record["recipe"]) if record["recipe"] else None,
+                "pretraining": record.get("pretraining", ""),
+                "pretraining_images": record.get("pretraining_images"),
+                "accepted_licenses": "+".join(record.get("accepted_licenses", ())),
             }
+            answers = run.known_answers
             sources: list[tuple[str | None, Mapping[str, Cell]]] = [(None, matrix.pre)]
             for source, row in [*sources, *matrix.post.items()]:
                 for dataset, cell in row.items():
@@ -222,6 +240,8 @@ class Results(Sequence[RunResult]):
                             "correct": cell.correct,
                             "n": cell.n,
                             "change": change,
+                            "options": record.get("data", {}).get(dataset, ""),
+                            "known_answer": answers.get(dataset, {}).get("expected"),
                         }
                     )
         return rows
@@ -263,6 +283,8 @@ class Results(Sequence[RunResult]):
                 used = f"{len(m.sources)} of {len(record['suite_members'])} sources"
                 shown = "INCOMPLETE" if mri is None else f"{mri:+.2f}"
                 lines.append(f"| **mRI** ({used}) |  |  | **{shown}** |")
+            told = [*run.describe_known_answers(), *(f"note: {n}" for n in record["notes"])]
+            lines += ["", *(f"- {line}" for line in told)] if told else []
             parts.append("\n".join(lines) + "\n")
         return "\n".join(parts)
 

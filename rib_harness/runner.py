@@ -10,9 +10,9 @@ import logging
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rib_harness")
 
+#: Misses whose causes are tried: they often have one in common.
+MISSES_TRIED = 3
+
 #: Checkpoints that share one pass over the data; more are done in several passes.
 CHECKPOINTS_A_PASS = 16
 
@@ -60,20 +63,28 @@ class PartialFailureError(RibError):
 
 
 class MismatchError(RibError):
-    """The untouched backbone does not score what it is known to.
+    """An untouched backbone does not score what it is known to.
 
     Args:
         results: what there is.
         misses: on which sets, with likely causes.
+        failures: id of the step → what went wrong, where steps failed too.
     """
 
-    def __init__(self, results: Results, misses: Sequence[Miss]):
-        self.results, self.misses = results, tuple(misses)
-        lines = "\n".join(f"  - {miss}" for miss in misses)
-        super().__init__(
-            "The untouched backbone does not score what it is known to; nothing was fine-tuned on "
-            f"such a base.\n{lines}\nMend it, or go on as it is with --allow-mismatch."
+    def __init__(
+        self, results: Results, misses: Sequence[Miss], failures: Mapping[str, str] | None = None
+    ):
+        self.results, self.misses, self.failures = results, tuple(misses), dict(failures or {})
+        text = (
+            "An untouched backbone does not score what it is known to; nothing more is fine-tuned "
+            "on such a base.\n"
+            + "\n".join(f"  - {miss}" for miss in misses)
+            + "\nMend it, or go on as it is with --allow-mismatch."
         )
+        if self.failures:
+            lines = "\n".join(f"  - {step}: {said}" for step, said in self.failures.items())
+            text += f"\n{len(self.failures)} step(s) failed, too:\n{lines}"
+        super().__init__(text)
 
 
 def run(config: str | Path | None = None, **settings: Any) -> Results:
@@ -184,10 +195,10 @@ def execute(session: Session) -> Results:
             Event("run_finished", str(store.path), error="; ".join(failures.values())), log
         )
     results = collect(store, records)
+    if missed:
+        raise MismatchError(results, missed, failures)
     if failures:
         raise PartialFailureError(results, failures)
-    if missed:
-        raise MismatchError(results, missed)
     return results
 
 
@@ -237,32 +248,51 @@ class _Walk:
         missing = self.plan.missing
         for step in missing:
             self.pretrained(step.backbone)
+        baselines = [step for step in missing if step.is_baseline]
+        answers = self.plan.expected
+        told = [s for s in baselines if s.dataset.name in answers[s.backbone.bound.id]]
+        # A base that is wrong is found on the smallest sets, before the large ones are decoded.
+        self.evaluate(sorted(told, key=lambda step: step.images))
+        missed = _missed(self.session)
+        wrong = {step.backbone.bound.id for step, _ in missed}
+        # An answer that could not be measured is none.
+        wrong |= {s.backbone.bound.id for s in told if self.store.done(s.key) is None}
+        if not self.session.config.allow_mismatch:
+            missing = [s for s in missing if s.is_baseline or s.backbone.bound.id not in wrong]
         # Every picture is decoded before any training starts: a broken one is told now.
         for step in missing:
             self.pixels(step)
-        self.evaluate([step for step in missing if step.is_baseline])
-        if missed := _missed(self.session):
-            return [self.explain(step, miss) for step, miss in missed]
+        self.evaluate([step for step in missing if step.is_baseline and step not in told])
         for step in missing:
             if step.kind == "finetune":
                 self.attempt([step], lambda step=step: self.finetune(step))
         self.evaluate([s for s in missing if s.kind == "evaluate" and not s.is_baseline])
-        return []
+        return [self.explain(*one, tried=i < MISSES_TRIED) for i, one in enumerate(missed)]
 
-    def explain(self, step: Step, miss: Miss) -> Miss:
-        """Try the usual causes."""
-        from rib_harness.engine.diagnose import explain
+    def explain(self, step: Step, miss: Miss, *, tried: bool) -> Miss:
+        """Try the usual causes; what goes wrong in that hides no miss."""
+        from rib_harness.engine.diagnose import SAMPLE, explain
 
-        self.progress.say(f"{miss.dataset}: a known answer is missed; trying the usual causes …")
-        return explain(
-            miss,
-            self.pretrained(step.backbone),
-            step.dataset.images,
-            step.preprocess,
-            device=self.device,
-            batch_size=self.batch_size(step),
-            workers=self.session.config.workers,
-        )
+        if not tried:
+            return replace(miss, causes=("not tried; mend the first ones first",))
+        self.progress.say(f"{str(miss).splitlines()[0]}: trying the usual causes …")
+        bar = self.progress.bar("try causes", 7 * min(len(step.dataset.images), SAMPLE))
+        try:
+            return explain(
+                miss,
+                self.pretrained(step.backbone),
+                step.dataset.images,
+                step.preprocess,
+                device=self.device,
+                batch_size=self.batch_size(step),
+                workers=self.session.config.workers,
+                advance=bar.advance,
+            )
+        except Exception as error:
+            log.warning("the causes could not be tried", exc_info=error)
+            return replace(miss, causes=(f"not known: they could not be tried ({error!r})",))
+        finally:
+            bar.close()
 
     def batch_size(self, step: Step) -> int:
         """Images a forward pass in scoring."""

@@ -854,8 +854,8 @@ def test_without_its_password_an_encrypted_zip_says_what_to_do(
     assert written(folder) == 0
 
 
-# DEFECT: `_password_needed` guards the opening only; what is read afterwards (`pieces`) runs outside
-# of it, in `unpack`, and is told as a damaged archive.
+# DEFECT: `_password_needed` guards the opening only; what is read afterwards (`pieces`) runs
+# outside of it, in `unpack`, and is told as a damaged archive.
 def test_a_wrong_password_that_passes_the_first_check_is_told_too(
     tmp_path: Path, folder: Path
 ) -> None:

@@ -154,3 +154,10 @@ def test_the_plan_counts_updates_of_the_part_only() -> None:
     assert {s.key for s in whole.steps if s.is_baseline} == {
         s.key for s in half.steps if s.is_baseline
     }
+
+
+def test_which_to_keep_without_how_many_is_refused() -> None:
+    from rib_harness import ConfigError
+
+    with pytest.raises(ConfigError, match="keep_by=el2n needs keep below 1"):
+        make_config({"recipe": {"keep_by": "el2n"}})

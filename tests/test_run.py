@@ -124,7 +124,7 @@ CHANGES: list[dict[str, Any]] = [
     {"limit": 3},
     {"preset": "paper", "method": "lwf"},
     *(
-        {"recipe": {"epochs": 1, name: value}}
+        {"recipe": {"epochs": 1, name: value, **({"keep": 0.5} if name == "keep_by" else {})}}
         for name, value in {
             "optimizer": "adamw",
             "lr": 0.02,

@@ -168,12 +168,13 @@ def prepare(
     from rib_harness.cli.show_progress import RichProgress
     from rib_harness.files import prepare as preparing
     from rib_harness.files.download import go_offline
+    from rib_harness.signals import TerminateAsInterrupt
 
     bound = _bound(name, no_plugin)
     root = _needed(data_root)
     if wishes["offline"]:
         go_offline()
-    with RichProgress() as progress:
+    with TerminateAsInterrupt(), RichProgress() as progress:
         report = preparing.prepare(bound, root, preparing.Wishes(**wishes), progress)
     _print(report, name, as_json)
 
@@ -233,18 +234,23 @@ def make(name: str, data_root: Path | None, as_json: bool, no_plugin: tuple[str,
     from rib_harness.cli.show_progress import RichProgress
     from rib_harness.errors import DataError
     from rib_harness.files.verify import verify as check
+    from rib_harness.signals import TerminateAsInterrupt
 
     bound = _bound(name, no_plugin)
     dataset = bound.build()
     if not hasattr(dataset, "make"):
         raise DataError(f"{bound.spec.name} cannot be made here; see rib-harness data info {name}")
-    with RichProgress() as progress:
+    with TerminateAsInterrupt(), RichProgress() as progress:
         made = dataset.make(_needed(data_root), progress)
-    _print(check(made), name, as_json)
+    _print(check(made), made.location, as_json)
 
 
 def _bound(name: str, no_plugin: tuple[str, ...]) -> Bound:
     from rib_harness.catalog import load_catalog
+    from rib_harness.files.download import go_offline, is_offline
+
+    if is_offline():
+        go_offline()
 
     return load_catalog(block=no_plugin).bind("dataset", name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -44,8 +44,8 @@ def print_results(results: Results, catalog: Catalog) -> None:
     together: dict[tuple[str, ...], list[RunResult]] = {}
     for run in results:
         record = run.record
-        parts = ("suite", "backbone", "limit", "members", "preset", "recipe")
-        key = (*(str(record[part]) for part in parts), str(record["cells"]["pre"]))
+        parts = ("suite", "backbone", "limit", "members", "preset", "recipe", "notes", "expected")
+        key = (*(str(record.get(part)) for part in parts), str(record["cells"]["pre"]))
         together.setdefault(key, []).append(run)
     for runs in together.values():
         trained = [run for run in runs if run.method is not None]
@@ -53,7 +53,7 @@ def print_results(results: Results, catalog: Catalog) -> None:
             _print_matrix(runs[0], columns)
         if trained:
             _print_summary(Results(trained), catalog)
-        for line in _known_answers(runs[0]):
+        for line in runs[0].describe_known_answers():
             console().print(line, style="dim")
         for note in runs[0].record["notes"]:
             console().print(f"note: {note}", style="dim")
@@ -151,18 +151,6 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
         "(training accuracy); forgot: on the reference.",
         style="dim",
     )
-
-
-def _known_answers(run: RunResult) -> Iterator[str]:
-    """What the untouched backbone is known to score, by who says so."""
-    by_source: dict[str, list[str]] = {}
-    for name, answer in run.known_answers.items():
-        if answer["measured"] is not None:
-            sign = "=" if answer["agrees"] else "≠"
-            text = f"{name} {answer['measured']:.2f} {sign} {answer['expected']:.2f}"
-            by_source.setdefault(answer["source"], []).append(text)
-    for source, texts in by_source.items():
-        yield f"known answers, from {source}: {', '.join(texts)}"
 
 
 def _short(run: RunResult) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -40,16 +41,18 @@ def explain(
     device: torch.device,
     batch_size: int,
     workers: int | None = None,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> Miss:
     """The same miss, with the causes that would explain it, the best first.
 
     Each cause is tried on a sample of the images, and explains the miss if it changes the accuracy
     there by what is missing: to the known answer's tolerance or, on a sample, within three
-    standard errors of the paired difference. If none does, those that make up at least half of
-    a loss are named.
+    standard errors of the paired difference, and by more than these. If none does, those that make
+    up at least half of a loss are named as a part of it.
 
     Args:
         preprocess: with which the miss was measured.
+        advance: told how many more images went through the model.
     """
     expected, cell = miss.expected, miss.cell
     missing = _missing(images, expected, cell.n)
@@ -58,7 +61,7 @@ def explain(
         return replace(miss, causes=(missing,))  # the images that are there score as they should
     chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(np.int64))
     sample = images.taken(chosen)
-    trial = _Trial(classifier.to(device).eval(), sample, device, batch_size, workers)
+    trial = _Trial(classifier.to(device).eval(), sample, device, batch_size, workers, advance)
     own = trial.logits(preprocess)
     before = trial.right(own)
     explained: dict[str, float] = {}
@@ -69,10 +72,11 @@ def explain(
         off = abs(needed - change)
         counts = f"{int(after.sum()):,} of {len(sample):,} instead of {int(before.sum()):,}"
         if off < abs(needed):
-            if off <= (expected.tolerance(cell.n) if len(sample) == len(images) else error):
+            whole = len(sample) == len(images)
+            if off <= expected.tolerance(cell.n) if whole else off <= error < abs(change):
                 explained[f"{cause}: {counts}"] = off
-            elif off <= needed / 2:
-                partly[f"{cause}: {counts}"] = off
+            elif off <= needed / 2 and abs(change) > error:
+                partly[f"a part of it: {cause}: {counts}"] = off
     causes = sorted(explained or partly, key=lambda cause: (explained or partly)[cause])
     return replace(miss, causes=((missing,) if missing else ()) + tuple(causes))
 
@@ -92,15 +96,28 @@ def _tried(
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     images = trial.images
     k = len(images.classes)
-    by_text = np.array(sorted(range(k), key=str))
-    by_name = np.array(sorted(range(k), key=lambda i: images.classes[i].partition(" ")[2].lower()))
-    for how, order in (("as text (0, 1, 10, 100, …)", by_text), ("by their names", by_name)):
-        for relabel in (order, np.argsort(order)):
+    names = [re.sub(r"^(\d+ )?(n\d{8} )?", "", one).lower() for one in images.classes]
+    orders = {
+        "as text (0, 1, 10, 100, …)": sorted(range(k), key=str),
+        "by their names": sorted(range(k), key=lambda i: names[i]),
+    }
+    for how, order in orders.items():
+        for relabel in (np.array(order), np.argsort(order)):
             yield (
                 f"wrong class order: with the labels as of classes sorted {how}",
                 trial.right(own, relabel[images.labels]),
             )
-    if sum(map(len, images.class_map)) < own.shape[1]:
+    columns = np.array(sorted(range(own.shape[1]), key=str))
+    for back in (columns, np.argsort(columns)):
+        yield (
+            "wrong class order: with the backbone's logits as of classes sorted as text",
+            trial.right(np.ascontiguousarray(own[:, back])),
+        )
+    if images.others is not None:
+        alone = own.copy()
+        alone[:, list(images.class_map[images.others])] = -np.inf
+        yield "1000-way instead of the subset: over its own classes only", trial.right(alone)
+    elif sum(map(len, images.class_map)) < own.shape[1]:
         yield (
             f"1000-way instead of the subset: with all {own.shape[1]} classes competing",
             trial.right(own, subset=False),
@@ -111,9 +128,11 @@ def _tried(
             yield f"wrong mean/std: with {name}", trial.right(trial.logits(other))
     base = trial.classifier.preprocess
     if preprocess.resize is not None:
-        cropped = replace(preprocess, resize=None)
-        what = "a second resize: with the centre crop only, as the pictures are crops already"
-        yield what, trial.right(trial.logits(cropped))
+        # Only where the pictures look like somebody's crops.
+        if all(len(set(images.image(i).size)) == 1 for i in range(min(len(images), 16))):
+            cropped = replace(preprocess, resize=None)
+            what = "a second resize: with the centre crop only, for pictures that are crops already"
+            yield what, trial.right(trial.logits(cropped))
     elif base.resize is not None:
         again = replace(preprocess, resize=base.resize)
         what = "no resize where there should be one: with a resize before the crop"
@@ -137,21 +156,28 @@ class _Trial:
         device: torch.device,
         batch_size: int,
         workers: int | None,
+        advance: Callable[[int], None],
     ):
+        self._pixels: tuple[object, list[NDArray[np.uint8]]] = (None, [])
+        self.advance = advance
         self.classifier, self.images, self.device = classifier, images, device
         self.batch_size, self.workers = batch_size, workers
         self.classes = ClassMap(images.class_map)
 
     def logits(self, preprocess: Preprocess) -> NDArray[np.float32]:
         """(N, label space)."""
-        pixels = Pixels(self.images, preprocess, workers=self.workers, pack=False)
+        if self._pixels[0] != preprocess.pixel_fields():  # mean and std need no other pixels
+            pixels = Pixels(self.images, preprocess, workers=self.workers, pack=False)
+            order = in_order(len(self.images), self.batch_size)
+            self._pixels = (preprocess.pixel_fields(), list(pixels.batches(order)))
         normalize = Normalizer(preprocess).to(self.device)
-        order = in_order(len(self.images), self.batch_size)
+        parts = []
         with torch.inference_mode():
-            parts = [
-                self.classifier(normalize(to_device(chunk, self.device))).float().cpu()
-                for chunk in pixels.batches(order)
-            ]
+            for chunk in self._pixels[1]:
+                parts.append(
+                    self.classifier(normalize(to_device(chunk, self.device))).float().cpu()
+                )
+                self.advance(len(chunk))
         return torch.cat(parts).numpy()
 
     def right(

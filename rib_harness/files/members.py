@@ -164,6 +164,8 @@ class Members:
                     for i, value in zip(chunk, pool.map(digest, chunk), strict=True):
                         number, member = self._rows[i]
                         self._kept[number].digests[member] = value
+                    if start % 200_000 == 199_000:  # hours of reading outlive a power cut
+                        _write_index(self.parts[number], self._kept[number])
         finally:
             for number in {self._rows[i][0] for i in new}:
                 _write_index(self.parts[number], self._kept[number])

@@ -66,10 +66,14 @@ def prepare(bound: Bound, root: Path, wishes: Wishes, progress: Progress) -> Rep
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock", timeout=0):
             if _is_there(dataset, root):
-                return _check(name, dataset, root, wishes, progress)
+                here = f"{name} is there already, in {dataset.open(root).location or root},"
+                return _check(here, dataset, root, wishes, progress)
             with _staging(root, name) as staging:
-                _stage(bound, dataset, staging, root, wishes, progress)
-                report = _check(name, dataset, staging, wishes, progress)
+                try:
+                    _stage(bound, dataset, staging, root, wishes, progress)
+                    report = _check(name, dataset, staging, wishes, progress)
+                except DataError as error:  # in words of the place where it would have been
+                    raise DataError(str(error).replace(str(staging), str(root))) from None
                 _move(staging, root, Path(report.location))
                 report.location = report.location.replace(str(staging), str(root), 1)
             return report
@@ -145,6 +149,11 @@ def _stage(
         _place(folders[0], home, wishes.copy)
         return
     published = archives_of(bound)
+    if not published:
+        raise DataError(
+            f"{bound.spec.name} is not published as a file: give a folder with --from, or make it "
+            "(rib-harness data make)."
+        )
     if given:
         pairs = _matched(given, published, wishes)
     else:
@@ -170,9 +179,9 @@ def _matched(
         archive = next((a for a in published if a.name == path.name), None)
         if archive is None and len(published) == 1 and path in given:
             archive = published[0]
-        if archive is None:
-            archive = Archive(name=path.name)
-        problem = wrong(archive, path)
+        known = ", ".join(a.name for a in published)
+        problem = f"expected one called {known}" if archive is None else wrong(archive, path)
+        archive = archive or Archive(name=path.name)
         if problem and not wishes.any_checksum:
             raise DataError(
                 f"{path} is not the published {archive.name}: {problem}. "
@@ -234,7 +243,11 @@ def _move(staging: Path, root: Path, location: Path) -> None:
 
 
 def _rename(source: Path, target: Path) -> None:
-    if not (target.exists() or target.is_symlink()):
+    if target.is_symlink() and not target.exists():
+        raise DataError(f"{target} is a broken link, to {target.readlink()}; remove it.")
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+    if not target.exists():
         os.rename(source, target)  # noqa: PTH104  # a link itself, not where it leads
     elif source.is_dir() and not source.is_symlink() and target.is_dir():
         for path in sorted(source.iterdir()):

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from rib_harness import DataError, ImageSet, Preprocess
@@ -54,6 +56,21 @@ def make(
             "making ImageNet-C needs a package for the corruptions: "
             "pip install 'rib-plugin-imagenet-ood[make-c]'"
         ) from None
+    try:
+        with FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
+            _make(val, folder, groups, progress, workers, version)
+    except Timeout:
+        raise DataError(f"{folder} is being made by another process.") from None
+
+
+def _make(
+    val: ImageSet,
+    folder: Path,
+    groups: tuple[str, ...],
+    progress: Progress,
+    workers: int | None,
+    version: str,
+) -> None:
     if folder.exists():
         raise DataError(f"{folder} is there already; move it away to make it anew.")
     scratch = folder.parent / f".{folder.name}.making"
@@ -63,7 +80,8 @@ def make(
     if scratch.exists() and (not record.is_file() or record.read_text() != text):
         shutil.rmtree(scratch)  # of other photographs, or another version
     write_atomically(record, text)
-    check_space(folder.parent, len(val) * len(groups) * _BYTES, folder.name)
+    there = sum(path.suffix == ".JPEG" for path in scratch.rglob("*"))
+    check_space(folder.parent, (len(val) * len(groups) - there) * _BYTES, folder.name)
     bar = progress.bar(f"make {folder.name}", len(val) * len(groups), unit="pictures")
     workers = workers or os.cpu_count() or 1
     try:
@@ -71,6 +89,8 @@ def make(
             bar.advance(done)
     finally:
         bar.close()
+    for part in scratch.rglob("*.part"):  # of processes that were killed
+        part.unlink()
     scratch.rename(folder)
 
 
@@ -80,8 +100,15 @@ def _all(work: _Work, val: ImageSet, workers: int) -> Iterator[int]:
         yield from map(work, tasks)
         return
     # Spawned, since a fork of a process with threads may stand still.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from _in_portions(pool, work, tasks, 8 * workers)
+    # Ctrl-C reaches them too; it is this process that ends them.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=signal.signal, initargs=ignore
+    ) as pool:
+        try:
+            yield from _in_portions(pool, work, tasks, 8 * workers)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _in_portions(pool: Executor, work: _Work, tasks: Any, size: int) -> Iterator[int]:

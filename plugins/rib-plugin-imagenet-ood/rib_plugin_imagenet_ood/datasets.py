@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rib_harness import Archive, DataError, ImageSet, Location, fingerprint_of
+from rib_harness import Archive, ConfigError, DataError, ImageSet, Location, fingerprint_of
 from rib_harness.progress import Progress
 from rib_plugin_imagenet_ood.forms import Rows, find, rows_of
 from rib_plugin_imagenet_ood.labels import classes_of, labels_of
@@ -92,11 +92,18 @@ class ImageNet(_Set):
     Args:
         at: a folder, an archive, or `hf:REPO`; None looks below the data root.
         split: `val`, or `train` for a part of the training set.
-        per_class: of the training set, images a class, chosen by a hash of their names.
+        per_class: of the training set, images a class, chosen by a hash of their names; None
+            takes 50.
     """
 
     split: Literal["val", "train"] = "val"
-    per_class: int = 50
+    per_class: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.per_class is not None and (self.split == "val" or self.per_class < 1):
+            raise ConfigError(
+                [f"imagenet: per_class={self.per_class}: expected 1 or more, and split=train."]
+            )
 
     def published(self) -> Published:
         """The split."""
@@ -106,10 +113,10 @@ class ImageNet(_Set):
         """Index the split."""
         if self.split == "val":
             return super().open(root)
-        published = self.published()
+        published, per_class = self.published(), self.per_class or 50
         rows = rows_of(published, self.locate(root))
-        chosen = _sample(labels_of(published, rows), rows.files, self.per_class)
-        part = replace(published, images=1000 * self.per_class, per_class=self.per_class)
+        chosen = _sample(labels_of(published, rows), rows.files, per_class)
+        part = replace(published, images=1000 * per_class, per_class=per_class)
         return image_set(part, rows, chosen)
 
 
@@ -153,6 +160,8 @@ class ImageNetC(_Set):
         """
         from rib_plugin_imagenet_ood.corruptions import make
 
+        if self.at is not None:
+            raise ConfigError(["data make writes below the data folder: leave out `at`."])
         made = ImageNetCMade(extra=self.extra)
         published = made.published()
         make(ImageNet().open(root), root / published.folders[0], published.groups, progress, None)
@@ -239,6 +248,8 @@ def over_all(images: ImageSet) -> ImageSet:
     """The same images, scored over the whole label space: the other ids are one class more."""
     own = {i for ids in images.class_map for i in ids}
     others = tuple(i for i in range(1000) if i not in own)
+    if not others:
+        raise ConfigError(["over=all: the set has all 1000 classes, so they compete anyway."])
     return replace(
         images,
         classes=(*images.classes, "any other class"),

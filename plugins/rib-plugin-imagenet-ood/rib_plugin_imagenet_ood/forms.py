@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,8 @@ def find(published: Published, root: Path | None, at: str | None) -> str:
     if at is not None:
         if not at.startswith(PREFIX) and not Path(at).exists():
             raise DataError(f"{published.name}: at={at}: there is no file or folder there.")
-        return at
-    get = f"Get it: rib-harness data prepare {published.name}"
+        return _not_another(published, at)
+    get = f"Get it: rib-harness data prepare {published.reference or published.name}"
     for first in published.archives[:1]:
         get += "" if first.urls else f" --from {first.name}. {first.get}"
     if not published.archives:
@@ -87,13 +88,22 @@ def find(published: Published, root: Path | None, at: str | None) -> str:
             or _archives_in(place, published)
             or _has_pictures(place, published.skip)
         ):
-            return str(place)
-    for place in files:
+            return _not_another(published, str(place))
+    for place in files if not published.groups else ():  # C's lie together in a folder
         if place.is_file():
             return str(place)
     raise DataError(
         f"no such folder, or none with images: looked for {' and '.join(map(str, folders))}. {get}"
     )
+
+
+def _not_another(published: Published, location: str) -> str:
+    """The location, unless its name, or that of what it links to, is another variant's."""
+    for path in (Path(location), Path(location).resolve()):
+        for other in published.skip:
+            if other.startswith("imagenetv2-") and path.name.startswith(other.split("-format")[0]):
+                raise DataError(f"{location} is {other}, not {published.folders[0]}.")
+    return location
 
 
 def rows_of(published: Published, location: str) -> Rows:
@@ -165,7 +175,7 @@ def _layout(published: Published, members: Members, location: str, chosen: list[
     parts = [members.names[i].split("/") for i in chosen]
     groups = [""] * len(chosen)
     if published.groups:
-        groups = ["/".join(part[-4:-2]) for part in parts]
+        groups = [sys.intern("/".join(part[-4:-2])) for part in parts]
         wanted = dict.fromkeys(published.groups)
         wrong = next((i for i, group in enumerate(groups) if group not in wanted), None)
         if wrong is not None:
@@ -184,7 +194,7 @@ def _layout(published: Published, members: Members, location: str, chosen: list[
     return Rows(
         form="folder" if path.is_dir() else path.suffix.removeprefix("."),
         location=location,
-        classes=[part[-2] if len(part) > 1 else "" for part in parts],
+        classes=[sys.intern(part[-2]) if len(part) > 1 else "" for part in parts],
         groups=groups,
         files=[part[-1] for part in parts],
         where=lambda i: members.where(chosen[i]),

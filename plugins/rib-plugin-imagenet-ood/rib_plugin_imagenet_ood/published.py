@@ -39,6 +39,7 @@ class Published:
         groups: subfolders `corruption/severity`.
         cropped: side of its pictures, where they are crops already.
         skip: folders of other sets that may lie in one of its own.
+        reference: what to ask for, with the options; empty for the name.
         splits: names that its split has in copies on the Hugging Face Hub.
     """
 
@@ -59,6 +60,7 @@ class Published:
     cropped: int | None = None
     may_train: bool = True
     skip: tuple[str, ...] = ()
+    reference: str = ""
     splits: tuple[str, ...] = field(default=("validation", "val", "test", "train"))
 
 
@@ -111,7 +113,9 @@ def v2(variant: str) -> Published:
         citation="arXiv:1902.10811",
         license="MIT (code); photographs: Flickr",
         homepage="https://imagenetv2.org",
-        folders=(f"imagenet-v2/{stem}-format-val", f"{stem}-format-val", "imagenet-v2"),
+        # Numbered folders that say no sample are taken for the suite's, never for another.
+        folders=(f"imagenet-v2/{stem}-format-val", f"{stem}-format-val")
+        + (("imagenet-v2",) if variant == V2_VARIANTS[0] else ()),
         archives=(
             Archive(
                 name=f"{stem}.tar.gz",
@@ -123,6 +127,7 @@ def v2(variant: str) -> Published:
         images=10_000,
         per_class=10,
         numbered=True,
+        reference=f"imagenet-v2:variant={variant}" if variant != V2_VARIANTS[0] else "",
         skip=tuple(f"imagenetv2-{v}-format-val" for v in V2_VARIANTS if v != variant),
         splits=("test", "validation", "train"),
     )
@@ -163,6 +168,7 @@ def imagenet(split: str) -> Published:
         images=50_000 if val else 1_281_167,
         per_class=50 if val else None,
         from_val=val,
+        reference="" if val else "imagenet:split=train",
         skip=("train", "test") if val else ("val", "test"),
         splits=("validation", "val", "test") if val else ("train",),
     )

@@ -400,3 +400,60 @@ def test_a_disk_too_small_to_unpack_keeps_the_archive(
     server.ranges.clear()
     assert data("prepare", "imagenet-a", root=str(small_disk)).exit_code == 0
     assert server.ranges == []
+
+
+def test_a_set_of_one_variant_is_not_taken_for_another(tmp_path: Path) -> None:
+    numbered = tmp_path / "root/imagenet-v2/7"
+    numbered.mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(numbered / "a.png")
+    assert data("path", "imagenet-v2", root=str(tmp_path / "root")).exit_code == 0
+    message = told(data("path", "imagenet-v2:variant=top-images", root=str(tmp_path / "root")))
+    assert "data prepare imagenet-v2:variant=top-images" in message
+    named = tmp_path / "imagenetv2-matched-frequency-format-val"
+    numbered.parent.rename(named)
+    arguments = ["prepare", "imagenet-v2:variant=top-images", "--from", str(named)]
+    assert "is imagenetv2-matched-frequency-format-val, not" in told(data(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("imagenet:per_class=7", "expected 1 or more, and split=train"),
+        ("imagenet:split=train,per_class=0", "expected 1 or more, and split=train"),
+        ("imagenet-sketch:over=all", "all 1000 classes"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(reference: str, expected: str) -> None:
+    folder = Path("data/imagenet-sketch/sketch/n01440764")
+    folder.mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(folder / "a.png")
+    assert expected in told(data("verify", reference))
+
+
+def test_a_set_whose_classes_compete_with_all_1000_can_be_whole() -> None:
+    assert data("prepare", "imagenet-a").exit_code == 0
+    result = data("verify", "imagenet-a:over=all")
+    assert result.exit_code == 0, result.output
+    assert "200 of 200 classes" in result.output
+
+
+def test_a_partial_set_that_is_there_is_named_and_from_is_not_looked_at(tmp_path: Path) -> None:
+    folder = Path("data/imagenet-a") / WNIDS[0]
+    folder.mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(folder / "a.png")
+    tar = tmp_path / "published/imagenet-a.tar"
+    message = told(data("prepare", "imagenet-a", "--from", str(tar)))
+    assert message.startswith(f"imagenet-a is there already, in {Path('data/imagenet-a')},")
+    assert "Move it away" in message
+
+
+def test_a_broken_link_in_the_way_is_told() -> None:
+    Path("data").mkdir()
+    Path("data/imagenet-a").symlink_to("/gone")
+    assert "is a broken link, to /gone; remove it" in told(data("prepare", "imagenet-a"))
+
+
+def test_a_renamed_archive_of_several_is_not_taken_without_its_checksum(tmp_path: Path) -> None:
+    other = make_tar(tmp_path / "renamed.tar")
+    message = told(data("prepare", "imagenet-c", "--from", str(other)))
+    assert "expected one called blur.tar, digital.tar, noise.tar, weather.tar" in message

@@ -401,5 +401,5 @@ def test_a_truncated_training_tar_is_named(tmp_path: Path) -> None:
 
 def test_without_a_training_set_the_validation_set_is_not_taken_for_it(tmp_path: Path) -> None:
     write_folder(tmp_path / "imagenet/val", [("n01440764/" + n, d) for n, d in flat(3)])
-    with pytest.raises(DataError, match=r"looked for .*imagenet/train.*prepare imagenet --from "):
+    with pytest.raises(DataError, match="prepare imagenet:split=train --from "):
         ImageNet(split="train").open(tmp_path)
