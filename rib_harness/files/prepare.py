@@ -117,7 +117,9 @@ def _check(name: str, dataset: Any, root: Path, wishes: Wishes, progress: Progre
         bar.close()
     if not report.whole and not wishes.allow_partial:
         lines = "\n".join(f"  - {problem}" for problem in report.problems)
-        raise DataError(f"{name} is not whole:\n{lines}\nMove it away, or take it as it is: --allow-partial")
+        raise DataError(
+            f"{name} is not whole:\n{lines}\nMove it away, or take it as it is: --allow-partial"
+        )
     return report
 
 
