@@ -19,7 +19,7 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     from rib_harness.catalog import load_catalog
     from rib_harness.errors import AmbiguousComponentError, UnknownComponentError, nearest
     from rib_harness.options import REQUIRED, Reference
-    from rib_harness.specs import KINDS
+    from rib_harness.specs import KINDS, Variant
 
     wanted = Reference.parse(name).name
     catalog = load_catalog(block=no_plugin)
@@ -54,10 +54,23 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     shown = table("", "")
     shown.show_header = False
     for field, value in spec.items():
-        if value not in ("", (), {}, None) and field != "name":
+        if value not in ("", (), {}, None) and field not in ("name", "archives", "variants"):
             shown.add_row(field, ", ".join(value) if isinstance(value, tuple) and
                           all(isinstance(v, str) for v in value) else str(value))  # fmt: skip
     console().print(shown)
+    if getattr(component.spec, "archives", ()):
+        click.echo(f"Its files: rib-harness data info {component.spec.name}")
+    variants: tuple[Variant, ...] = getattr(component.spec, "variants", ())
+    if variants:
+        known = table("member", "pretraining", "images", "imagenet", right=("images", "imagenet"))
+        for one in variants:
+            known.add_row(
+                f"{one.alias} = {one.tag}" if one.alias else one.tag,
+                one.pretraining,
+                f"{one.pretraining_images:,}" if one.pretraining_images else "",
+                f"{one.accuracy['imagenet']:.2f}" if "imagenet" in one.accuracy else "–",
+            )
+        console().print(known)
     # The options' part of the docstring is the table below.
     before, _, after = signature.doc.partition("\nArgs:")
     source = [line for line in after.splitlines() if line.startswith("Source:")]
