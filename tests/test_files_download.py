@@ -319,6 +319,19 @@ def test_a_reset_connection_is_tried_again(server: Server, folder: Path) -> None
     assert len(server.asked) == 2
 
 
+def test_what_came_is_in_the_file_at_once(server: Server, folder: Path) -> None:
+    """For a process that is killed; also a little, which a buffer would keep back."""
+
+    class Looking(Watch):
+        def advance(self, n: int, **numbers: float) -> None:
+            super().advance(n)
+            assert (folder / "set.tar.part").stat().st_size == self.came
+
+    watch = Looking()
+    get(published(server.url("a", Serve(stop=1000), Serve(stop=1000), Serve())), folder, watch)
+    assert watch.came == len(BODY)
+
+
 def test_what_came_before_a_stall_is_kept(server: Server, folder: Path) -> None:
     url = server.url("a", Serve(stop=100_000, how="stall"), Serve())
     get(published(url), folder, patience=IMPATIENT)

@@ -62,15 +62,15 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
         click.echo(f"Its files: rib-harness data info {component.spec.name}")
     variants: tuple[Variant, ...] = getattr(component.spec, "variants", ())
     if variants:
-        known = table("member", "pretraining", "images", "imagenet", right=("images", "imagenet"))
+        members = table("member", "pretraining", "images", "imagenet", right=("images", "imagenet"))
         for one in variants:
-            known.add_row(
+            members.add_row(
                 f"{one.alias} = {one.tag}" if one.alias else one.tag,
                 one.pretraining,
                 f"{one.pretraining_images:,}" if one.pretraining_images else "",
                 f"{one.accuracy['imagenet']:.2f}" if "imagenet" in one.accuracy else "–",
             )
-        console().print(known)
+        console().print(members)
     # The options' part of the docstring is the table below.
     before, _, after = signature.doc.partition("\nArgs:")
     source = [line for line in after.splitlines() if line.startswith("Source:")]
