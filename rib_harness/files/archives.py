@@ -52,9 +52,10 @@ def unpack(
     allowed = limits.bytes_of(archive)
     written = 0
     try:
-        opened = _from_zip(archive, password, limits, advance) if is_zip(archive) else _from_tar(
-            archive, advance
-        )  # fmt: skip
+        if is_zip(archive):
+            opened = _from_zip(archive, password, limits, advance)
+        else:
+            opened = _from_tar(archive, limits, advance)
         for number, (name, size, pieces) in enumerate(opened, start=1):
             if number > limits.files:
                 raise DataError(f"{archive} holds more than {limits.files:,} files; refused.")
@@ -105,8 +106,12 @@ def _write(target: Path, size: int, pieces: Iterator[bytes], archive: Path) -> N
         raise DataError(f"{archive} is damaged: {target.name!r} has {written} of {size} bytes.")
 
 
-def _from_tar(archive: Path, advance: Callable[[int], None] | None) -> Iterator[_Unpacked]:
+def _from_tar(
+    archive: Path, limits: Limits, advance: Callable[[int], None] | None
+) -> Iterator[_Unpacked]:
     with tar_stream(archive, advance) as stream:
+        if stream.end is None:  # headers expand, too; small files have as much of them as bytes
+            stream.limit = 2 * limits.bytes_of(archive)
         for entry in stream.entries():
 
             def pieces(left: int = entry.size, offset: int = entry.offset) -> Iterator[bytes]:
@@ -126,16 +131,16 @@ def _from_zip(
 ) -> Iterator[_Unpacked]:
     with zipfile.ZipFile(archive) as opened:
         for info in zip_entries(opened, archive, limits):
-            with (
-                _password_needed(archive, info),
-                opened.open(info, pwd=password.encode() if password else None) as stream,
-            ):
 
-                def pieces() -> Iterator[bytes]:
-                    while data := stream.read(PIECE):  # read before the next
+            def pieces(info: zipfile.ZipInfo = info) -> Iterator[bytes]:
+                with (
+                    _password_needed(archive, info),
+                    opened.open(info, pwd=password.encode() if password else None) as stream,
+                ):
+                    while data := stream.read(PIECE):
                         yield data
 
-                yield info.filename, info.file_size, pieces()
+            yield info.filename, info.file_size, pieces()
             if advance is not None:
                 advance(info.compress_size)
 

@@ -211,7 +211,7 @@ class _Download:
             if start not in (0, have):
                 raise _MirrorError(f"it sent bytes from {start} when asked for those from {have}")
             length = answer.headers.get("Content-Length")
-            if length and not length.isdigit():
+            if length and not (length.isascii() and length.isdigit()):
                 raise _MirrorError(f"it sent no valid Content-Length: {length!r}")
             total = start + int(length) if length else self.archive.size
             if self.archive.size is not None and total not in (None, self.archive.size):

@@ -138,6 +138,7 @@ class TarStream:
         if end is not None:
             raw.seek(start)
         self._position = start
+        self.limit: int | None = None  # of the stream's length
         self._kept = b""  # what was read last, since `tarfile` goes back by a byte
 
     def tell(self) -> int:
@@ -172,6 +173,8 @@ class TarStream:
             size = min(size, max(self.end - self._position, 0))
         data: bytes = self._raw.read(size) if size else b""
         self._position += len(data)
+        if self.limit is not None and self._position > self.limit:
+            raise too_much(self.archive)
         self._kept = (self._kept + data)[-1024:]
         return data
 
