@@ -141,7 +141,7 @@ def _archives_in(folder: Path, published: Published) -> list[Path]:
         path
         for pattern in ("*.tar", "*/*.tar")
         for path in folder.glob(pattern)
-        if path.is_file() and path.name not in others
+        if path.is_file() and path.name not in others and not path.name.startswith(".")
     )
     of_split = {path: _splits_in(path.relative_to(folder)) & SPLITS for path in shards}
     if any(of_split.values()):

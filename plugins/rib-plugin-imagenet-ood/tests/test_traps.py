@@ -627,6 +627,24 @@ def test_the_litter_of_macos_and_others_is_left_out(form: str, tmp_path: Path) -
     assert number_of(images.image(0)) == 1
 
 
+LITTER = b"\x00\x05\x16\x07 Mac OS X"  # macOS leaves a ._NAME beside each file
+
+
+def test_a_folder_with_litter_and_an_archive_is_the_archive(tmp_path: Path) -> None:
+    write_folder(
+        tmp_path / "imagenet-a", [("n01498041/._x.jpg", LITTER), ("._imagenet-a.tar", LITTER)]
+    )
+    write_tar(tmp_path / "imagenet-a/imagenet-a.tar", [("n01498041/x.png", coloured(1))])
+    assert numbers(opened("imagenet-a", tmp_path)) == [1]
+
+
+@pytest.mark.parametrize("folder", ["", "test/"])
+def test_litter_beside_shards_is_no_shard(folder: str, tmp_path: Path) -> None:
+    at = write_folder(tmp_path / "imagenet-r", [(f"{folder}._0.tar", LITTER)])
+    write_tar(at / f"{folder}0.tar", [("x.png", coloured(1)), ("x.cls", b"0")])
+    assert numbers(opened("imagenet-r", tmp_path)) == [1]
+
+
 @pytest.mark.parametrize("form", ["folder", "tar", "zip"])
 @pytest.mark.parametrize(
     "hidden", [".ipynb_checkpoints", ".Trash-1000/n01440764", "__MACOSX/n01440764"]
@@ -655,6 +673,15 @@ def test_one_key_in_two_shards_is_two_images(tmp_path: Path) -> None:
     images = opened("imagenet-sketch", None, at=tmp_path)
     assert images.labels.tolist() == [0, 1, 2, 10, 11, 12]
     assert [number_of(images.image(i)) for i in range(6)] == [0, 1, 2, 10, 11, 12]
+
+
+def test_a_key_of_a_webdataset_ends_at_the_first_dot(tmp_path: Path) -> None:
+    """webdataset's own rule: `x.input.png` and `x.cls` are one sample."""
+    files = [("a/x.input.png", coloured(1)), ("a/x.cls", b"3"), ("b/x.input.png", coloured(2)),
+             ("b/x.cls", b"5\n")]  # fmt: skip
+    images = opened("imagenet", None, at=write_tar(tmp_path / "0.tar", files))
+    assert images.labels.tolist() == [3, 5]
+    assert numbers(images) == [1, 2]
 
 
 # --- names of classes --------------------------------------------------------------------------
