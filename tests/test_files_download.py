@@ -467,7 +467,6 @@ def test_a_file_of_another_length_is_not_even_begun(
     assert not (folder / "set.tar.part").exists()
 
 
-# DEFECT: `"²".isdigit()` is true, and `int` refuses it (`isdecimal` is meant): a traceback.
 @pytest.mark.parametrize("length", ["many", "-5", "7e5", "\u00b2"])
 def test_a_length_that_is_no_number_is_the_mirrors_fault(
     server: Server, folder: Path, length: str
