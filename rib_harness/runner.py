@@ -171,6 +171,7 @@ def execute(session: Session) -> Results:
 
     Raises:
         PartialFailureError: some steps failed; all others are done.
+        MismatchError: an untouched backbone misses a known answer; it was not fine-tuned.
         KeyboardInterrupt: stopped; finished steps are kept, and a fit under way goes on later.
     """
     store, plan = session.store, session.plan

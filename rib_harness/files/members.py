@@ -157,6 +157,10 @@ class Members:
         def digest(index: int) -> str:
             return hashlib.sha256(self.read(index)).hexdigest()
 
+        def keep() -> None:
+            for number in {self._rows[i][0] for i in new}:
+                _write_index(self.parts[number], self._kept[number])
+
         try:
             with ThreadPoolExecutor() as pool:
                 for start in range(0, len(new), 1000):
@@ -165,10 +169,9 @@ class Members:
                         number, member = self._rows[i]
                         self._kept[number].digests[member] = value
                     if start % 200_000 == 199_000:  # hours of reading outlive a power cut
-                        _write_index(self.parts[number], self._kept[number])
+                        keep()
         finally:
-            for number in {self._rows[i][0] for i in new}:
-                _write_index(self.parts[number], self._kept[number])
+            keep()
         return [self._kept[n].digests[m] for n, m in rows]
 
 

@@ -65,8 +65,9 @@ def prepare(bound: Bound, root: Path, wishes: Wishes, progress: Progress) -> Rep
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock", timeout=0):
-            if _is_there(dataset, root):
-                here = f"{name} is there already, in {dataset.open(root).location or root},"
+            there = _location(dataset, root)
+            if there is not None:
+                here = f"{name} is there already, in {there},"
                 return _check(here, dataset, root, wishes, progress)
             with _staging(root, name) as staging:
                 try:
@@ -100,12 +101,14 @@ def home_of(bound: Bound, dataset: Any) -> Path:
     return Path(getattr(dataset, "home", "") or bound.spec.name)
 
 
-def _is_there(dataset: Any, root: Path) -> bool:
+def _location(dataset: Any, root: Path) -> str | None:
+    """Where the set lies; None if it is not there."""
     try:
-        dataset.locate(root) if hasattr(dataset, "locate") else dataset.open(root)
+        if hasattr(dataset, "locate"):
+            return str(dataset.locate(root))
+        return str(dataset.open(root).location or root)
     except DataError:
-        return False
-    return True
+        return None
 
 
 def _check(name: str, dataset: Any, root: Path, wishes: Wishes, progress: Progress) -> Report:

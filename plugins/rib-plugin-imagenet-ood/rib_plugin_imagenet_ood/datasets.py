@@ -114,10 +114,8 @@ class ImageNet(_Set):
         if self.split == "val":
             return super().open(root)
         published, per_class = self.published(), self.per_class or 50
-        rows = rows_of(published, self.locate(root))
-        chosen = _sample(labels_of(published, rows), rows.files, per_class)
         part = replace(published, images=1000 * per_class, per_class=per_class)
-        return image_set(part, rows, chosen)
+        return image_set(part, rows_of(published, self.locate(root)), per_class)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,41 +180,43 @@ class ImageNetCMade(ImageNetC):
         return imagenet_c_made(extra=self.extra)
 
 
-def _sample(labels: NDArray[np.int64], files: object, per_class: int) -> NDArray[np.int64]:
-    """`per_class` images of each class, by a hash of their names: the same in every form."""
-    names = np.array([sha256(str(file).encode()).hexdigest() for file in files])  # type: ignore[attr-defined]
+def _sample(labels: NDArray[np.int64], files: Sequence[str], per_class: int) -> NDArray[np.int64]:
+    """`per_class` images of each class, by a hash of their files' names."""
+    names = np.array([sha256(file.encode()).hexdigest() for file in files])
     order = np.lexsort((names, labels))
     rank = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
     return order[rank < per_class]
 
 
-def image_set(
-    published: Published, rows: Rows, chosen: NDArray[np.int64] | None = None
-) -> ImageSet:
+def image_set(published: Published, rows: Rows, per_class: int | None = None) -> ImageSet:
     """Columns in an order that no form decides: class, group, content.
 
     Args:
-        chosen: rows to take; None takes those of the set's classes.
+        per_class: how many of each class to take; None takes all.
 
     Raises:
         DataError: a class that is none of the set's, or no image of any.
     """
     labels = labels_of(published, rows)
-    if chosen is None:
+    if per_class is None:
         chosen = np.flatnonzero(labels >= 0)
+    else:
+        chosen = _sample(labels, rows.files, per_class)
     if not len(chosen):
         raise DataError(f"{rows.location} holds no image of the set's classes.")
-    digests = rows.digests(chosen.tolist())
+    taken = chosen.tolist()
+    digests = rows.digests(taken)
     source = np.array(
         [
             _source(published, rows.files[i], digest)
-            for i, digest in zip(chosen, digests, strict=True)
+            for i, digest in zip(taken, digests, strict=True)
         ]
     )
-    group = np.array([rows.groups[i] for i in chosen])
+    group = np.array([rows.groups[i] for i in taken])
     order = np.lexsort((np.array(digests), group, labels[chosen]))
     chosen = chosen[order]
     labels, group, source = labels[chosen], group[order], source[order]
+    contents = [digests[i] for i in order]
     classes = classes_of(published)
     names, class_map = [one.name for one in classes], tuple(one.ids for one in classes)
     return ImageSet(
@@ -233,13 +233,13 @@ def image_set(
         expected_per_class=published.per_class,
         location=rows.location,
         form=rows.form,
-        contents=[digests[i] for i in order],
+        contents=contents,
         fingerprint=fingerprint_of(
             classes=names,
             class_map=class_map,
             labels=labels,
             group=group,
-            contents=[digests[i] for i in order],
+            contents=contents,
         ),
     )
 

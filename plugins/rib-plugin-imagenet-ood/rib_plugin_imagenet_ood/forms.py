@@ -38,7 +38,6 @@ class Rows:
         read: image → the bytes of its file.
         digests: images → SHA-256 of each.
         names: what the form says that the numbers stand for, if it says so.
-        members: the files, for those beside the images.
     """
 
     form: str
@@ -50,7 +49,6 @@ class Rows:
     read: Callable[[int], bytes]
     digests: Callable[[Sequence[int]], list[str]]
     names: Sequence[str] = ()
-    members: Members | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -200,7 +198,6 @@ def _layout(published: Published, members: Members, location: str, chosen: list[
         where=lambda i: members.where(chosen[i]),
         read=lambda i: members.read(chosen[i]),
         digests=lambda rows: members.digests([chosen[i] for i in rows]),
-        members=members,
     )
 
 
@@ -233,7 +230,6 @@ def _webdataset(members: Members, location: str, chosen: list[int]) -> Rows:
         where=lambda i: members.where(chosen[i]),
         read=lambda i: members.read(chosen[i]),
         digests=lambda rows: members.digests([chosen[i] for i in rows]),
-        members=members,
     )
 
 
