@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from rib_harness.catalog import Catalog, load_catalog
     from rib_harness.engine.classifier import Classifier, load_weights
     from rib_harness.engine.data import Batch
+    from rib_harness.engine.parts import parts_of, transformer_of
     from rib_harness.engine.task import Task
+    from rib_harness.engine.text import TextTower
     from rib_harness.engine.weights import hub_file, read_weights
     from rib_harness.files.digest import file_digest
     from rib_harness.images import ImageSet, Preprocess, fingerprint_of
@@ -66,6 +68,7 @@ _ON_FIRST_USE = {
     "RunResult": "rib_harness.results",
     "Scores": "rib_harness.scores",
     "Task": "rib_harness.engine.task",
+    "TextTower": "rib_harness.engine.text",
     "cache_dir": "rib_harness.cache",
     "evaluate": "rib_harness.runner",
     "file_digest": "rib_harness.files.digest",
@@ -74,8 +77,10 @@ _ON_FIRST_USE = {
     "load_catalog": "rib_harness.catalog",
     "load_weights": "rib_harness.engine.classifier",
     "members_of": "rib_harness.options",
+    "parts_of": "rib_harness.engine.parts",
     "read_weights": "rib_harness.engine.weights",
     "run": "rib_harness.runner",
+    "transformer_of": "rib_harness.engine.parts",
 }
 
 __all__ = [
@@ -110,6 +115,7 @@ __all__ = [
     "StoreError",
     "SuiteSpec",
     "Task",
+    "TextTower",
     "Variant",
     "cache_dir",
     "evaluate",
@@ -120,8 +126,10 @@ __all__ = [
     "load_catalog",
     "load_weights",
     "members_of",
+    "parts_of",
     "read_weights",
     "run",
+    "transformer_of",
 ]
 
 

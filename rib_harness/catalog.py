@@ -67,6 +67,8 @@ HEAVY = ("torch", "torchvision", "timm", "open_clip", "transformers", "datasets"
          "jax", "sklearn", "scipy", "pandas", "accelerate")  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
+#: Fields of specs that hold several names.
+_TUPLES = ("members", "references", "needs", "calls", "reads", "requires", "has")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -174,6 +176,7 @@ class Bound:
         explicit: those that differ from their defaults.
         tag: the member of a family.
         unique: whether no other component of the kind has its short name.
+        title: for tables and step ids, instead of name and options.
     """
 
     component: Component
@@ -181,6 +184,7 @@ class Bound:
     explicit: Mapping[str, Any]
     tag: str = ""
     unique: bool = True
+    title: str = ""
 
     @property
     def spec(self) -> Any:
@@ -190,6 +194,8 @@ class Bound:
     @property
     def label(self) -> str:
         """Short, for tables and step ids: `lwf:alpha=0.5`; of a path only the file's name."""
+        if self.title:
+            return self.title
         short = {k: Path(v).name if k in self._paths() else v for k, v in self.explicit.items()}
         return self._spell(self.spec.name if self.unique else self.component.id, short)
 
@@ -519,7 +525,7 @@ def _checked(spec: Any, expected: type[Spec], hook: str) -> Spec:
         value = getattr(spec, field.name)
         if field.name == "label_space" and not isinstance(value, LabelSpace):
             raise TypeError(f"{what}: expected a LabelSpace, got {type(value).__name__}")
-        if field.name in ("members", "references", "needs") and (
+        if field.name in _TUPLES and (
             isinstance(value, str) or not all(isinstance(item, str) for item in value)
         ):
             raise TypeError(f"{what}: {field.name} is a tuple of names, got {value!r}")

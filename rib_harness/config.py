@@ -46,6 +46,7 @@ class Recipe(BaseModel):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  #: of training; evaluation is in fp32
     augment: Literal["none", "flip", "crop-flip"] = "none"  #: the protocol trains without
     per_class: int | None = Field(None, ge=1)  #: images a class to fine-tune on, drawn by the seed
+    held_out: float = Field(0.0, ge=0, lt=1)  #: share not trained on, for choices such as --search
     keep: float = Field(1.0, gt=0, le=1)  #: share of each class to fine-tune on (data pruning)
     #: which to keep: drawn by the seed, or the hardest (-easy: the easiest) for the pretrained
     #: backbone, by its loss or by EL2N (arXiv:2107.07075)
@@ -74,6 +75,8 @@ class RunConfig(BaseModel):
     dataset: tuple[str, ...] = ()  #: members of the suite to use; empty is all
     data: tuple[str, ...] = ()  #: options of datasets, e.g. "imagenet-v2:variant=top-images"
     seed: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
+    sweep: tuple[str, ...] = ()  #: values of options, each a method of its own: "alpha=0,0.5,1"
+    search: tuple[str, ...] = ()  #: values to choose from on a held-out part of the fine-tuning set
     preset: Preset = "default"
     recipe: dict[str, Any] = Field(default_factory=dict)  #: values that replace the suite's
     limit: int | None = Field(None, ge=1)  #: images a class (in each group); in every key
@@ -91,7 +94,8 @@ class RunConfig(BaseModel):
     save_every: float = Field(30.0, ge=0)  #: seconds between saves of a running fit
 
     @field_validator(
-        "backbone", "method", "dataset", "data", "accept_license", "no_plugin", "requires", "seed",
+        "backbone", "method", "dataset", "data", "sweep", "search", "accept_license", "no_plugin",
+        "requires", "seed",
         mode="before",
     )  # fmt: skip
     @classmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def identity_of(bound: Bound) -> Identity:
     if kept is not None:
         return kept
     identity = bound.build().identity() if "torch" in sys.modules else _ask_child(bound)
-    answer = {**identity.to_json(), "files": {file: _stat(file) for file in identity.files}}
+    answer = {**_said(identity), "files": {file: _stat(file) for file in identity.files}}
     write_atomically(path, json.dumps(answer))
     return identity
 
@@ -70,7 +71,7 @@ def _ask_child(bound: Bound) -> Identity:
         ) from None
     if "error" in answer:
         raise RibError(answer["error"])
-    return Identity(**{**vars(Identity.from_json(answer)), "files": tuple(answer["files"])})
+    return _identity(answer)
 
 
 def _kept(path: Path) -> Identity | None:
@@ -78,9 +79,20 @@ def _kept(path: Path) -> Identity | None:
         answer = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if "has" not in answer:  # kept by an earlier version
+        return None
     if any(_stat(file) != stat for file, stat in answer["files"].items()):
         return None
-    return Identity.from_json(answer)
+    return _identity(answer)
+
+
+def _said(identity: Identity) -> dict[str, Any]:
+    return {**identity.to_json(), "has": list(identity.has), "files": list(identity.files)}
+
+
+def _identity(answer: dict[str, Any]) -> Identity:
+    files, has = tuple(answer["files"]), tuple(answer["has"])
+    return replace(Identity.from_json(answer), files=files, has=has)
 
 
 def _stat(file: str) -> list[int]:
@@ -115,7 +127,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         identity: Identity = backbone.identity()
     except RibError as error:
         return {"error": str(error)}
-    return {**identity.to_json(), "files": list(identity.files)}
+    return _said(identity)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,27 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from rib_harness.catalog import Bound, Catalog, Component, guarded
+from rib_harness.composition import (
+    HELD_OUT,
+    calls_of,
+    check_composition,
+    describe_missing,
+    expand,
+    missing_parts,
+    needs_of,
+    reads_of,
+)
 from rib_harness.config import Recipe, RunConfig, make_recipe
 from rib_harness.errors import ConfigError, DataError, RibError, nearest
 from rib_harness.identify import identity_of
 from rib_harness.images import ImageSet, Preprocess
 from rib_harness.known_answers import Expected
-from rib_harness.options import Reference, members_of, spelled
+from rib_harness.options import Reference, spelled
 from rib_harness.protocols import Identity
-from rib_harness.pruning import kept_count
+from rib_harness.pruning import held_out, kept_count
 from rib_harness.specs import SuiteSpec
 from rib_harness.store import RUN_FORMAT, Store, key_of
 
@@ -85,6 +97,8 @@ class Step:
         images: images to score.
         updates: optimizer steps at most.
         needs: for a fine-tuning step, reference → step of the checkpoint that it starts from.
+        calls: reference → method that it runs itself.
+        reads: datasets that it reads beside the fine-tuning set, each with its preprocessing.
         model: for an evaluation, the step that made the checkpoint; None is the untouched one.
     """
 
@@ -102,6 +116,8 @@ class Step:
     recipe: Recipe | None = field(default=None, repr=False)
     seed: int = 0
     needs: Mapping[str, Step] = field(default_factory=dict, repr=False)
+    calls: Mapping[str, Bound] = field(default_factory=dict, repr=False)
+    reads: Mapping[str, tuple[PlannedDataset, Preprocess]] = field(default_factory=dict, repr=False)
     pre: Step | None = field(default=None, repr=False)
     model: Step | None = field(default=None, repr=False)
 
@@ -192,6 +208,9 @@ class _Planner:
         self.recipe = make_recipe(
             self.spec.recipe, self.spec.presets.get(config.preset, {}), config.recipe
         )
+        if config.search and not self.recipe.held_out:
+            # Of all methods, so that those which choose are compared with equals.
+            self.recipe = self.recipe.model_copy(update={"held_out": HELD_OUT})
         self.steps: dict[str, Step] = {}
         self.notes: list[str] = []
 
@@ -201,9 +220,13 @@ class _Planner:
         backbones = [
             self._bind("backbone", text) for text in self.config.backbone or (self.spec.backbone,)
         ]
-        methods = [
-            self.catalog.bind("method", text, self.config.preset) for text in self.config.method
-        ]
+        methods = expand(
+            self.catalog,
+            self.config.method,
+            self.config.preset,
+            sweep=self.config.sweep,
+            search=self.config.search,
+        )
         for bound in backbones:
             space = bound.spec.label_space
             if space != self.spec.label_space:
@@ -214,11 +237,14 @@ class _Planner:
                     ]
                 )
         for method in methods:
-            self._check_needs(method, ())
+            check_composition(self.catalog, method, self.config.preset)
         self.options = self._dataset_options()
         self._check_licenses()
-        self.datasets = self._open([*members, *self.spec.references])
+        scoring = [*members, *self.spec.references]
+        self.read = self._read_too(methods, scoring)
+        self.datasets = self._open(scoring)
         planned = [PlannedBackbone(bound, self._identify(bound)) for bound in backbones]
+        self._check_parts(planned, methods)
         accepted = self.config.accept_license
         free = [m for m in members if self.datasets[m].bound.spec.may_train]
         sources = [m for m in members if m in free or m in accepted]
@@ -233,6 +259,13 @@ class _Planner:
                     f"{member} is a source: its licence was accepted, which forbids to tune a "
                     "model on it."
                 )
+        for method in methods:
+            recipe = self._recipe_of(method, self.recipe)
+            if recipe.held_out:
+                self.notes.append(
+                    f"{method.label}: {recipe.held_out:.0%} of each fine-tuning set is held out, "
+                    "and not trained on."
+                )
         records = []
         expected = {one.bound.id: self._expected(one) for one in planned}
         for backbone in planned:
@@ -241,7 +274,11 @@ class _Planner:
                 records.append(self._record(backbone, None, 0, members, [], pre, {}, {}))
             for method in methods:
                 for seed in self.config.seed:
-                    made = {i: self._finetune(backbone, method, i, seed, pre) for i in sources}
+                    recipe = self._recipe_of(method, self.recipe)
+                    made = {
+                        i: self._finetune(backbone, method, i, seed, pre[i], recipe)
+                        for i in sources
+                    }
                     post = {
                         i: {j: self._evaluate(backbone, made[i], j) for j in self.datasets}
                         for i in sources
@@ -255,7 +292,11 @@ class _Planner:
         resolved: dict[str, Any] = {
             "suite": self.suite.id,
             "backbone": tuple(bound.id for bound in backbones),
-            "method": tuple(method.id for method in methods),
+            # Before sweeps and searches, which are kept as they are.
+            "method": tuple(
+                self.catalog.bind("method", text, self.config.preset).id
+                for text in self.config.method
+            ),
             "data": tuple(self._spelled(name) for name in self.options),
             "recipe": self.recipe.model_dump(mode="json"),
         }
@@ -403,26 +444,63 @@ class _Planner:
             )
         return identity
 
-    def _needs(self, method: Bound) -> list[str]:
-        """References of the checkpoints that a method starts from."""
-        with guarded(f"{method.component.what}: needs={method.spec.needs!r}"):
-            texts = [text.format_map(method.options) for text in method.spec.needs]
-        references = [one for text in texts for one in members_of(text) if one]
-        return [one for one in dict.fromkeys(references) if one != "pretrained"]
+    def _read_too(
+        self, methods: Sequence[Bound], scoring: Sequence[str]
+    ) -> dict[str, PlannedDataset]:
+        """The datasets that methods read beside the fine-tuning set, opened.
 
-    def _check_needs(self, method: Bound, above: tuple[str, ...]) -> None:
-        if method.id in above:
-            raise ConfigError([f"A cycle of methods: {' → '.join([*above, method.id])}."])
-        for reference in self._needs(method):
-            needed = self.catalog.bind("method", reference, self.config.preset)
-            if not needed.spec.mergeable and method.spec.trains == "nothing":
+        Raises:
+            RibError: one that scores the run, that may not be trained on, or of other classes.
+        """
+        wanted = {}
+        for method in methods:
+            for name in self._all_reads(method):
+                wanted[name] = method
+        for name, method in wanted.items():
+            spec = self._bind("dataset", name).spec
+            if spec.name in scoring:
+                raise ConfigError(
+                    [f"{method.label} may not read {name}: it scores this run. See `imagenet-train`"
+                     " and its like: rib-harness list datasets."]
+                )  # fmt: skip
+            if not spec.may_train:
+                raise ConfigError([f"{method.label} may not read {name}: its licence forbids it."])
+            if spec.label_space != self.spec.label_space:
                 raise ConfigError(
                     [
-                        f"{method.label} averages weights, and {needed.label} is not mergeable: "
-                        "its result has another architecture than the backbone."
+                        f"{method.label} cannot read {name}: it is over {spec.label_space.name}, "
+                        f"the suite over {self.spec.label_space.name}."
                     ]
                 )
-            self._check_needs(needed, (*above, method.id))
+        return self._open(list(wanted)) if wanted else {}
+
+    def _all_reads(self, method: Bound) -> list[str]:
+        inner = [need.method for need in needs_of(self.catalog, method, self.config.preset)]
+        return [*reads_of(method), *(name for one in inner for name in self._all_reads(one))]
+
+    def _check_parts(self, backbones: Sequence[PlannedBackbone], methods: Sequence[Bound]) -> None:
+        """Raise for every method that needs what a backbone does not have."""
+        problems = []
+        for backbone in backbones:
+            for method in methods:
+                has = backbone.identity.has
+                parts = missing_parts(self.catalog, method, has, self.config.preset)
+                if parts:
+                    problems.append(
+                        describe_missing(
+                            self.catalog, method, backbone.bound, parts, self.spec.label_space
+                        )
+                    )
+        if problems:
+            raise ConfigError(problems)
+
+    def _recipe_of(self, method: Bound, recipe: Recipe) -> Recipe:
+        """The recipe, with a held-out part where the method chooses on one."""
+        inner = [need.method for need in needs_of(self.catalog, method, self.config.preset)]
+        share = max([method.spec.holds_out, *(self._recipe_of(m, recipe).held_out for m in inner)])
+        if recipe.held_out or not share:
+            return recipe
+        return recipe.model_copy(update={"held_out": share})
 
     def _finetune(
         self,
@@ -430,12 +508,21 @@ class _Planner:
         method: Bound,
         source: str,
         seed: int,
-        pre: Mapping[str, Step],
+        pre: Step,
+        recipe: Recipe,
     ) -> Step:
-        needs = {}
-        for reference in self._needs(method):
-            needed = self.catalog.bind("method", reference, self.config.preset)
-            needs[reference] = self._finetune(backbone, needed, source, seed, pre)
+        preset = self.config.preset
+        needs = {
+            need.reference: self._finetune(
+                backbone, need.method, source, seed + need.seed, pre, recipe
+            )
+            for need in needs_of(self.catalog, method, preset)
+        }
+        calls = calls_of(self.catalog, method, preset)
+        reads = {
+            name: (self.read[name], self._preprocess(backbone, self.read[name]))
+            for name in reads_of(method)
+        }
         dataset = self.datasets[source]
         inputs = {
             "kind": "finetune",
@@ -443,16 +530,22 @@ class _Planner:
             "backbone": backbone.inputs(),
             "dataset": dataset.inputs,
             "method": method.key_fields(),
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json"),
             "seed": seed,
             "needs": {reference: step.key for reference, step in needs.items()},
+            "calls": {reference: one.key_fields() for reference, one in calls.items()},
+            "reads": {
+                name: {**one.inputs, "preprocess": preprocess.to_json()}
+                for name, (one, preprocess) in reads.items()
+            },
         }
-        updates = self._updates(dataset.images) if method.spec.trains != "nothing" else 0
+        trains = method.spec.trains != "nothing"
+        updates = self._updates(dataset.images, recipe, seed) if trains else 0
         parts = ["finetune", backbone.bound.label, method.label, source, f"seed{seed}"]
         return self._add(
             "finetune", parts, inputs, backbone, dataset,
-            updates=updates, method=method, recipe=self.recipe, seed=seed, needs=needs,
-            pre=pre[source],
+            updates=updates, method=method, recipe=recipe, seed=seed, needs=needs, calls=calls,
+            reads=reads, pre=pre,
         )  # fmt: skip
 
     def _evaluate(self, backbone: PlannedBackbone, model: Step | None, name: str) -> Step:
@@ -485,10 +578,7 @@ class _Planner:
         dataset: PlannedDataset,
         **rest: Any,
     ) -> Step:
-        preprocess, cropped = backbone.identity.preprocess, dataset.images.cropped
-        # The reference code resizes crops again: its preset does so too.
-        if cropped is not None and self.config.preset != "paper":
-            preprocess = preprocess.for_crops(cropped)
+        preprocess = self._preprocess(backbone, dataset)
         inputs["preprocess"] = preprocess.to_json()
         key = key_of(inputs)
         if key not in self.steps:
@@ -498,10 +588,18 @@ class _Planner:
             )
         return self.steps[key]
 
-    def _updates(self, images: ImageSet) -> int:
-        per_epoch = math.ceil(kept_count(images.labels, self.recipe) / self.recipe.batch_size)
-        steps = self.recipe.epochs * per_epoch
-        return steps if self.recipe.max_steps is None else min(steps, self.recipe.max_steps)
+    def _preprocess(self, backbone: PlannedBackbone, dataset: PlannedDataset) -> Preprocess:
+        preprocess, cropped = backbone.identity.preprocess, dataset.images.cropped
+        # The reference code resizes crops again: its preset does so too.
+        if cropped is not None and self.config.preset != "paper":
+            return preprocess.for_crops(cropped)
+        return preprocess
+
+    def _updates(self, images: ImageSet, recipe: Recipe, seed: int) -> int:
+        labels = np.delete(images.labels, held_out(images.labels, recipe.held_out, seed))
+        per_epoch = math.ceil(kept_count(labels, recipe) / recipe.batch_size)
+        steps = recipe.epochs * per_epoch
+        return steps if recipe.max_steps is None else min(steps, recipe.max_steps)
 
     def _record(
         self,
@@ -542,7 +640,9 @@ class _Planner:
             "options": dict(method.options) if method else {},
             "seed": seed if method else None,
             "preset": self.config.preset,
-            "recipe": self.recipe.model_dump(mode="json") if method else None,
+            "recipe": (
+                self._recipe_of(method, self.recipe).model_dump(mode="json") if method else None
+            ),
             "limit": self.config.limit,
             "accepted_licenses": [s for s in sources if s in self.config.accept_license],
             "expected": {n: e.to_json() for n, e in self._expected(backbone).items()},

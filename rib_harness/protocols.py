@@ -26,12 +26,14 @@ class Identity:
         preprocess: what its inputs go through.
         classes: number of logits.
         files: files that the answer rests on; when one changes it is asked again.
+        has: parts that methods may require: those of `parts_of`, and `"text-tower"`. In no key.
     """
 
     weights: str
     preprocess: Preprocess
     classes: int
     files: tuple[str, ...] = ()
+    has: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -43,13 +45,16 @@ class Identity:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Identity:
-        """The inverse of `to_json`, without the files."""
+        """The inverse of `to_json`, without files and parts."""
         return cls(data["weights"], Preprocess.from_json(data["preprocess"]), data["classes"])
 
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A pretrained classifier. Its options are the parameters of the class."""
+    """A pretrained classifier. Its options are the parameters of the class.
+
+    One that came with a text tower may also have `text_tower(self) -> TextTower`.
+    """
 
     def identity(self) -> Identity:
         """Digest and preprocessing. Called when planning: cheap, and no torch where it can be."""

@@ -1,4 +1,4 @@
-"""Which images of a fine-tuning set are trained on: subsets and data pruning. No torch."""
+"""Which images of a fine-tuning set are trained on: held-out parts, subsets, pruning."""
 
 from __future__ import annotations
 
@@ -18,6 +18,28 @@ def is_pruned(recipe: Recipe) -> bool:
 def needs_scores(recipe: Recipe) -> bool:
     """Whether the choice rests on the pretrained backbone's scores."""
     return recipe.keep < 1 and recipe.keep_by != "random"
+
+
+def held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Indices of the images that are not trained on, ascending: about the share of each class.
+
+    Drawn by the seed, systematically: also where most classes have an image or two, the whole
+    part has its share (one image at least), and no class gives much more than its own.
+
+    Args:
+        labels: (N,).
+        share: of the set, 0 … 1; 0 is none.
+    """
+    if not share:
+        return np.empty(0, np.int64)
+    rng = np.random.default_rng([seed, 0x68656C64])  # a stream of its own
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    quantile = np.empty(len(labels))
+    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        quantile[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    count = min(max(1, round(share * len(labels))), len(labels) - 1)
+    return np.sort(np.argsort(quantile, kind="stable")[:count])
 
 
 def kept_count(labels: NDArray[np.int64], recipe: Recipe) -> int:

@@ -17,18 +17,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tomli_w
 
 from rib_harness.catalog import Catalog, guarded, load_catalog
 from rib_harness.config import RunConfig, check_requirements, make_config
 from rib_harness.errors import ConfigError, PluginError, RibError, StoreError, nearest
 from rib_harness.files.download import go_offline
+from rib_harness.images import Preprocess
 from rib_harness.known_answers import Miss, misses
 from rib_harness.matrix import Cell
-from rib_harness.plan import Plan, PlannedBackbone, Step, make_plan
+from rib_harness.plan import Plan, PlannedBackbone, PlannedDataset, Step, make_plan
 from rib_harness.progress import Progress, Silence
 from rib_harness.provenance import cost, environment
-from rib_harness.pruning import is_pruned, kept, needs_scores
+from rib_harness.pruning import held_out, is_pruned, kept, needs_scores
 from rib_harness.results import Results, collect
 from rib_harness.scores import Scores
 from rib_harness.signals import TerminateAsInterrupt
@@ -233,7 +235,8 @@ class _Walk:
         self._pixels: dict[tuple[str, Any], Pixels] = {}
         for recipe in {step.recipe for step in self.plan.steps if step.recipe}:
             check_recipe(recipe)
-        for method in {s.method.id: s.method for s in self.plan.steps if s.method}.values():
+        methods = [m for s in self.plan.steps for m in (s.method, *s.calls.values()) if m]
+        for method in {method.id: method for method in methods}.values():
             method.build()  # it may refuse its options
         precisions = {step.recipe.precision for step in self.plan.steps if step.recipe}
         precision = precisions.pop() if precisions else "fp32"
@@ -300,18 +303,25 @@ class _Walk:
         given = self.session.config.eval_batch_size
         return given or _eval_batch(self.device.type, step.preprocess.size)
 
-    def pixels_to_train_on(self, step: Step) -> Pixels:
-        """The fine-tuning set, without the images that the recipe leaves out."""
-        pixels = self.pixels(step)
-        if step.recipe is None or not is_pruned(step.recipe):
-            return pixels
+    def pixels_to_train_on(self, step: Step) -> tuple[Pixels, Pixels | None]:
+        """The fine-tuning set without the images that the recipe leaves out, and the held-out."""
+        pixels, held = self.pixels(step), None
+        if step.recipe is None:
+            raise TypeError(step)
+        rest = np.arange(len(pixels))
+        if step.recipe.held_out:
+            apart = held_out(pixels.images.labels, step.recipe.held_out, step.seed)
+            rest = np.delete(rest, apart)
+            pixels, held = pixels.taken(rest), pixels.taken(apart)
+        if not is_pruned(step.recipe):
+            return pixels, held
         scores = None
         if needs_scores(step.recipe):
             if step.pre is None or self.store.done(step.pre.key) is None:
                 raise RibError("keep_by needs the pretrained backbone's scores, which failed.")
             table = Scores.read(self.store.folder(step.pre.key) / "scores.parquet")
-            scores = {name: table.column(name).astype("float64") for name in ("nll", "brier")}
-        return pixels.taken(kept(pixels.images.labels, step.recipe, step.seed, scores))
+            scores = {n: table.column(n)[rest].astype("float64") for n in ("nll", "brier")}
+        return pixels.taken(kept(pixels.images.labels, step.recipe, step.seed, scores)), held
 
     def attempt(self, steps: Sequence[Step], work: Any) -> None:
         """Do the work; if it fails, its steps failed and the others go on."""
@@ -349,9 +359,12 @@ class _Walk:
 
     def pixels(self, step: Step) -> Pixels:
         """The step's dataset under its preprocessing, packed once."""
+        return self.pixels_of(step.dataset, step.preprocess)
+
+    def pixels_of(self, dataset: PlannedDataset, preprocess: Preprocess) -> Pixels:
+        """A dataset under a preprocessing, packed once."""
         from rib_harness.engine.data import Pixels
 
-        dataset, preprocess = step.dataset, step.preprocess
         key = (dataset.name, tuple(preprocess.pixel_fields().items()))
         if key not in self._pixels:
             bar = self.progress.bar(f"decode {dataset.name}", len(dataset.images))
@@ -387,6 +400,9 @@ class _Walk:
         pretrained = self.pretrained(backbone)
         if step is None or step.method is None:
             return pretrained
+        same = (self.store.done(step.key) or {}).get("facts", {}).get("same_as")
+        if step.method.spec.chooses and same in step.needs:  # of whatever architecture
+            return self.load(step.needs[same], backbone)
         method = step.method.build()
         rebuild = getattr(method, "rebuild", None)
         empty: Classifier = rebuild(pretrained) if rebuild else pretrained.copy()
@@ -410,13 +426,18 @@ class _Walk:
             work.mkdir(parents=True, exist_ok=True)
             pretrained = self.pretrained(step.backbone)
             before = pretrained.fingerprint()
+            pixels, held = self.pixels_to_train_on(step)
             task = Task(
                 pretrained=pretrained,
-                pixels=self.pixels_to_train_on(step),
+                pixels=pixels,
+                held=held,
                 recipe=step.recipe,
                 seed=step.seed,
                 accelerator=self.accelerator,
                 checkpoints={r: self.load(s, step.backbone) for r, s in step.needs.items()},
+                methods={reference: one.build() for reference, one in step.calls.items()},
+                datasets={name: self.pixels_of(*one) for name, one in step.reads.items()},
+                text=getattr(step.backbone.bound.build(), "text_tower", None),
                 work=work,
                 save_every=self.session.config.save_every,
                 progress=self.progress,
@@ -434,7 +455,8 @@ class _Walk:
                     "work on task.pretrained.copy()."
                 )
             _check_finite(classifier, step)
-            with store.writing(step.key, step.inputs, self.done(step, seconds)) as folder:
+            done = {**self.done(step, seconds), "facts": task.facts}
+            with store.writing(step.key, step.inputs, done) as folder:
                 classifier.save(folder / "model.safetensors")
                 histories = sorted(work.glob("history-*.jsonl"))
                 (folder / "history.jsonl").write_text("".join(h.read_text() for h in histories))

@@ -61,6 +61,7 @@ class Variant:
         pretraining_images: how many images that is.
         accuracy: dataset → published top-1 accuracy in %, as that dataset is scored here.
         source: who published these accuracies.
+        has: parts that methods may require, as of a backbone.
     """
 
     tag: str = ""
@@ -69,6 +70,7 @@ class Variant:
     pretraining_images: int | None = None
     accuracy: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
+    has: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,8 @@ class BackboneSpec(Spec):
         network: whether building it may download weights.
         family: whether a tag follows the name, as in `timm:resnet50.a1_in1k`.
         light: whether its module imports without torch, so that a plan can ask it directly.
+        has: parts that methods may require, see `MethodSpec.requires`; for suggestions, since
+            its identity is what counts.
     """
 
     kind: ClassVar[str] = "backbone"
@@ -101,6 +105,7 @@ class BackboneSpec(Spec):
     network: bool = False
     family: bool = False
     light: bool = False
+    has: tuple[str, ...] = ()
 
     def facts(self, tag: str = "") -> Variant:
         """What is known of the backbone, or of the family's member `tag`."""
@@ -113,6 +118,7 @@ class BackboneSpec(Spec):
             pretraining_images=self.pretraining_images,
             accuracy={} if self.family else self.accuracy,
             source=self.accuracy_source,
+            has=self.has,
         )
 
 
@@ -173,8 +179,18 @@ class MethodSpec(Spec):
     Args:
         trains: what it changes, e.g. `"all"`, `"head"`; `"nothing"` for a fusion of checkpoints.
         needs: references of methods whose checkpoints it starts from; `"{base}"` is filled from
-            the method's own option `base`, and `a+b` means both. `pretrained` is always there.
+            the method's own option `base`, and `a+b` means both. `pretrained` is always there,
+            and `ft@1` is what `ft` makes with another seed.
+        calls: references of methods that it runs itself, from a start of its own.
+        reads: names of datasets that it reads beside the fine-tuning set; none of those that
+            score the run may be among them.
+        requires: parts that the backbone must have: `"blocks"`, `"qkv"`, `"batch-norm"` (see
+            `parts_of`) or `"text-tower"`; `"qkv:layers=q-v"` only with that option.
+        holds_out: share of the fine-tuning set on which neither it nor what it needs is trained,
+            for choices; a recipe's own `held_out` wins.
         mergeable: whether the result is a plain classifier of the backbone's architecture.
+        chooses: whether the result is one of its needs as it is, which it then reports as
+            `same_as` (see `Task.report`).
         presets: options that a named preset sets, e.g. `{"paper": {"over": "task"}}`.
     """
 
@@ -182,7 +198,12 @@ class MethodSpec(Spec):
 
     trains: str = "all"
     needs: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    holds_out: float = 0.0
     mergeable: bool = True
+    chooses: bool = False
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

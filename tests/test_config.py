@@ -170,6 +170,7 @@ def test_the_recipe_of_the_papers_suite_is_that_of_its_code() -> None:
         "augment": "none",
         "per_class": None,
         "keep": 1.0,
+        "held_out": 0.0,
         "keep_by": "random",
     }
 
@@ -204,6 +205,8 @@ data = ["digits-r"]
 accept-license = ["digits-object"]
 allow-mismatch = true
 offline = true
+sweep = "alpha=0,1"
+search = ["lwf:temperature=1,2"]
 
 [recipe]
 lr = 0.5

@@ -123,6 +123,8 @@ CHANGES: list[dict[str, Any]] = [
     {"seed": 1},
     {"limit": 3},
     {"preset": "paper", "method": "lwf"},
+    {"method": "l2-sp", "sweep": ("alpha=0.2,0.3",)},
+    {"method": "l2-sp", "search": ("alpha=0.2,0.3",)},
     *(
         {"recipe": {"epochs": 1, name: value, **({"keep": 0.5} if name == "keep_by" else {})}}
         for name, value in {
@@ -140,6 +142,7 @@ CHANGES: list[dict[str, Any]] = [
             "precision": "bf16",
             "augment": "flip",
             "per_class": 2,
+            "held_out": 0.3,
             "keep": 0.5,
             "keep_by": "loss",
         }.items()
@@ -320,7 +323,9 @@ def test_a_cycle_and_a_member_that_cannot_be_averaged_are_refused_when_planning(
     store = Store("store")
     with pytest.raises(ConfigError, match=r"A cycle of methods: testing/snake → testing/snake"):
         make_plan(make_config(settings(method="snake")), catalog, store)
-    with pytest.raises(ConfigError, match="averages weights, and odd is not mergeable"):
+    with pytest.raises(
+        ConfigError, match="cannot start from odd or average it: it is not mergeable"
+    ):
         make_plan(make_config(settings(method="wise-ft:base=odd")), catalog, store)
 
 

@@ -138,6 +138,8 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "seed": ("0 3", "seed", (0, 3)),
     "set": ("recipe.lr=0.5 recipe.max_steps=none", "recipe", {"lr": "0.5", "max_steps": "none"}),
     "preset": ("paper", "preset", "paper"),
+    "search": ("alpha=0,1 lwf:alpha=2,3", "search", ("alpha=0,1", "lwf:alpha=2,3")),
+    "sweep": ("alpha=0,1", "sweep", ("alpha=0,1",)),
     "save-every": ("1.5", "save_every", 1.5),
 }
 

@@ -102,6 +102,7 @@ def fit(
     *,
     ema: float | None = None,
     state: Mapping[str, Stateful] | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> Classifier:
     """Train the parameters of `model` that require gradients.
 
@@ -114,6 +115,8 @@ def fit(
         ema: decay of an exponential moving average of the weights; if given, the average is
             returned.
         state: what else changes during the fit, by name; saved and restored with it.
+        after_step: called after each update, while the gradients that made it are still there,
+            unscaled.
 
     Returns:
         The trained classifier, in eval mode.
@@ -132,7 +135,7 @@ def fit(
         _restore_extra(extra, tree)
         return model.eval()
     with seeded(f"{job.seed}/{job.stage}"):
-        result = _Fit(model, loss, data, recipe, job, ema, extra).run()
+        result = _Fit(model, loss, data, recipe, job, ema, extra, after_step).run()
     if finished is not None:
         tree = {"model": result.state_dict(), "extra": _states_of(extra)}
         write_atomically(finished, pack_tree(tree))
@@ -152,7 +155,9 @@ class _Fit:
         job: FitJob,
         ema: float | None,
         extra: dict[str, Stateful],
+        after_step: Callable[[], None] | None = None,
     ):
+        self.after_step = after_step
         self.model, self.loss, self.data, self.recipe, self.job = model, loss, data, recipe, job
         self.per_epoch = data.steps(recipe.batch_size)
         limit = math.inf if recipe.max_steps is None else recipe.max_steps
@@ -243,6 +248,8 @@ class _Fit:
             accelerator.unscale_gradients(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_grad)
         self.optimizer.step()
+        if self.after_step is not None:
+            self.after_step()
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.step += 1
@@ -355,13 +362,13 @@ def train_mode(model: nn.Module) -> None:
 
 
 class _first_output:  # noqa: N801 - reads as the statement it is
-    """While the block runs, keeps the model's first output, for the accuracy in the log."""
+    """While the block runs, keeps the head's first output, for the accuracy in the log."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Classifier):
         self.model, self.seen = model, []  # type: ignore[var-annotated]
 
     def __enter__(self) -> list[Tensor]:
-        self.hook = self.model.register_forward_hook(
+        self.hook = self.model.head.register_forward_hook(
             lambda module, inputs, output: self.seen.extend([] if self.seen else [output])
         )
         return self.seen

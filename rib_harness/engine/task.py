@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,14 @@ from rib_harness.engine.data import (
     in_order,
     to_device,
 )
+from rib_harness.engine.device import seeded
 from rib_harness.engine.fit import FitJob, Loss, Stateful, fit
 from rib_harness.engine.labels import ClassMap
+from rib_harness.engine.text import TextTower
 from rib_harness.errors import ConfigError
 from rib_harness.images import ImageSet
 from rib_harness.progress import Progress, Silence
+from rib_harness.protocols import Method
 
 #: Answers and features are kept in memory up to this size, else computed at each use.
 KEEP_LIMIT = 2**30
@@ -45,6 +52,12 @@ class Task:
         seed: of the run.
         accelerator: device and precision.
         checkpoints: the classifiers of the methods that this one `needs`, by reference.
+        methods: those that it `calls`, by reference.
+        datasets: those that it `reads`, by name.
+        held: the part of the fine-tuning set that is not trained on.
+        text: makes the backbone's text tower.
+        facts: what the method reports, see `report`.
+        stages: counts the fits.
         work: folder for the state of its fits; None keeps none.
     """
 
@@ -54,6 +67,12 @@ class Task:
     seed: int
     accelerator: Accelerator
     checkpoints: Mapping[str, Classifier] = field(default_factory=dict)
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    datasets: Mapping[str, Pixels] = field(default_factory=dict)
+    held: Pixels | None = None
+    text: Callable[[], TextTower] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    stages: Iterator[int] = field(default_factory=itertools.count)
     work: Path | None = None
     save_every: float = 30.0
     progress: Progress = field(default_factory=Silence)
@@ -68,7 +87,6 @@ class Task:
         self._classes = ClassMap(self.images.class_map).to(self.device)
         self._labels = torch.from_numpy(self.images.labels)
         self._normalize = Normalizer(self.pixels.preprocess).to(self.device)
-        self._stage = 0
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +103,13 @@ class Task:
     def repeats_images(self) -> bool:
         """Whether every epoch shows the same pixels, so that what depends on them can be kept."""
         return self.recipe.augment == "none"
+
+    @property
+    def steps(self) -> int:
+        """Updates of a fit with the recipe as it is."""
+        data, recipe = _Images(self), self.recipe
+        steps = recipe.epochs * data.steps(recipe.batch_size)
+        return steps if recipe.max_steps is None else min(steps, recipe.max_steps)
 
     def project(self, logits: Tensor) -> Tensor:
         """(N, label space) → (N, K) over the fine-tuning set's classes, for a loss."""
@@ -110,6 +135,74 @@ class Task:
             )
         return self.checkpoints[reference].copy()
 
+    @property
+    def held_out(self) -> Task:
+        """The part of the fine-tuning set that no fit sees, as a task of its own: for choices.
+
+        Raises:
+            ConfigError: there is none; the method's spec says `holds_out`.
+        """
+        if self.held is None:
+            raise ConfigError(
+                [f"{self.label}: nothing is held out; say `holds_out` in the method's spec."]
+            )
+        return replace(self, pixels=self.held, held=None)
+
+    def on(self, dataset: str) -> Task:
+        """The same task on another dataset, which the method `reads`."""
+        if dataset not in self.datasets:
+            raise ConfigError([f"{self.label}: declare the dataset {dataset!r} in `reads`."])
+        return replace(self, pixels=self.datasets[dataset], held=None)
+
+    def run(self, reference: str, start: Classifier, **recipe: Any) -> Classifier:
+        """Run another method from a start of one's own, which it takes for the pretrained one.
+
+        Args:
+            reference: as in the method's `calls`.
+            start: left as it is.
+            recipe: values that replace the recipe's.
+        """
+        if reference not in self.methods:
+            raise ConfigError([f"{self.label}: declare the method {reference!r} in `calls`."])
+        changed = self.recipe.model_copy(update=recipe)
+        start = start.frozen()
+        return self.methods[reference].finetune(replace(self, pretrained=start, recipe=changed))
+
+    def report(self, **facts: Any) -> None:
+        """Keep facts with the result, as JSON values: what was chosen, and from what.
+
+        `same_as=REFERENCE` says that the result is that checkpoint, of those it `needs`.
+        """
+        self.facts.update(json.loads(json.dumps(facts)))
+
+    def text_tower(self) -> TextTower:
+        """The backbone's text tower, pretrained and trainable: a copy of one's own.
+
+        Raises:
+            ConfigError: it has none; the method's spec says `requires=("text-tower",)`.
+        """
+        if self.text is None:
+            raise ConfigError([f"{self.label}: the backbone has no text tower."])
+        return copy.deepcopy(self.text()).requires_grad_(True).to(self.device)
+
+    def score(self, model: Classifier) -> dict[str, float]:
+        """Accuracy in % (as datasets are scored), mean cross-entropy and n, over the images."""
+        model.to(self.device).eval()
+        right, loss = 0, 0.0
+        with torch.no_grad():
+            for batch in self.batches():
+                logits = model(batch.images)
+                right += int((self._classes(logits, "max").argmax(1) == batch.labels).sum())
+                loss += F.cross_entropy(self.project(logits), batch.labels, reduction="sum").item()
+        n = len(self.pixels)
+        return {"accuracy": 100 * right / n, "loss": loss / n, "n": n}
+
+    @contextmanager
+    def seeded(self, name: str) -> Iterator[None]:
+        """Global generators seeded by the run's seed and a name: for libraries that draw."""
+        with seeded(f"{self.seed}/{name}"):
+            yield
+
     def generator(self, name: str) -> torch.Generator:
         """A CPU generator of its own, seeded by the run's seed and a name."""
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
@@ -122,6 +215,7 @@ class Task:
         *,
         ema: float | None = None,
         state: Mapping[str, Stateful] | None = None,
+        after_step: Callable[[], None] | None = None,
         **recipe: Any,
     ) -> Classifier:
         """Train what requires gradients in `model`; call it several times for several stages.
@@ -131,9 +225,13 @@ class Task:
             loss: (model, batch) → scalar; None is `cross_entropy`.
             ema: decay of an average of the weights, which is then returned instead.
             state: what else changes during the fit, saved and restored with it.
+            after_step: called after each update, for a projection or an average; the gradients
+                that made it are still there. What it keeps belongs in `state`.
             recipe: values that replace the recipe's, e.g. `lr=task.recipe.lr / 2`.
         """
-        return self._fit(model, loss or self.cross_entropy, _Images(self), recipe, ema, state)
+        return self._fit(
+            model, loss or self.cross_entropy, _Images(self), recipe, ema, state, after_step
+        )
 
     def fit_head(self, model: Classifier, loss: Loss | None = None, **recipe: Any) -> Classifier:
         """Train the head only, on features computed once.
@@ -150,7 +248,7 @@ class Task:
         light = Classifier(nn.Identity(), model.head, model.preprocess)
         light.head.requires_grad_(True)
         data = _Features(self, features)
-        fitted = self._fit(light, loss or self.cross_entropy, data, recipe, None, None)
+        fitted = self._fit(light, loss or self.cross_entropy, data, recipe)
         model.head = fitted.head
         return model.to(self.device).eval()
 
@@ -160,19 +258,11 @@ class Task:
         Computed once for the whole set and kept, where the images repeat and the answers fit in
         memory (1 GiB); else computed for each batch.
         """
-        teacher = model.frozen().to(self.device)
-        with torch.no_grad():
-            first = teacher(next(self.batches(1)).images)
-        if self.repeats_images and first.shape[1] * 4 * len(self.pixels) <= KEEP_LIMIT:
-            kept = self._all_rows(teacher)
-            return lambda batch: kept[batch.index]
+        return self._remembered(model.frozen().to(self.device))
 
-        def answer(batch: Batch) -> Tensor:
-            with torch.no_grad():
-                logits: Tensor = teacher(batch.images)
-            return logits
-
-        return answer
+    def features_of(self, model: Classifier) -> Callable[[Batch], Tensor]:
+        """A frozen copy's features for a batch, (N, D); kept as `answers_of` keeps."""
+        return self._remembered(model.frozen().to(self.device).features)
 
     def batches(
         self, batch_size: int | None = None, order: Tensor | None = None
@@ -206,6 +296,19 @@ class Task:
             norm.momentum = momentum
         return model.eval()
 
+    def _remembered(self, function: Callable[[Tensor], Tensor]) -> Callable[[Batch], Tensor]:
+        with torch.no_grad():
+            first = function(next(self.batches(1)).images)
+        if self.repeats_images and first.shape[1] * 4 * len(self.pixels) <= KEEP_LIMIT:
+            kept = self._all_rows(function)
+            return lambda batch: kept[batch.index]
+
+        def answer(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                return function(batch.images)
+
+        return answer
+
     def _all_rows(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.no_grad():
             return torch.cat([function(batch.images) for batch in self.batches()])
@@ -216,22 +319,22 @@ class Task:
         loss: Loss,
         data: Any,
         recipe: Mapping[str, Any],
-        ema: float | None,
-        state: Mapping[str, Stateful] | None,
+        ema: float | None = None,
+        state: Mapping[str, Stateful] | None = None,
+        after_step: Callable[[], None] | None = None,
     ) -> Classifier:
         job = FitJob(
             accelerator=self.accelerator,
             seed=self.seed,
-            stage=self._stage,
+            stage=next(self.stages),
             work=self.work,
             save_every=self.save_every,
             label=self.label,
             progress=self.progress,
             correct=lambda logits, labels: int((self.project(logits).argmax(1) == labels).sum()),
         )
-        self._stage += 1
         changed = self.recipe.model_copy(update=dict(recipe))
-        return fit(model, loss, data, changed, job, ema=ema, state=state)
+        return fit(model, loss, data, changed, job, ema=ema, state=state, after_step=after_step)
 
     def _batch(self, pixels: Any, indices: Any) -> Batch:
         index = torch.from_numpy(indices)

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rib_harness import Batch, Classifier, ConfigError, Task
+from rib_harness import Batch, Classifier, Task
 from rib_plugin_cl_methods.anchor import snapshot, squared_distance
+from rib_plugin_cl_methods.checks import expect
+from rib_plugin_cl_methods.importance import mean_over_images, normalised
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,21 @@ class ElasticWeightConsolidation:
     gradient of log p(y|x), with y drawn from θ₀'s own prediction over the whole label space. The
     gradient is squared image by image; squaring the gradient of a batch's mean is a well-known
     bug. The old task's images are not at hand in this protocol, so F is taken on the fine-tuning
-    set. It is scaled to mean 1, so that lambda means the same for every backbone.
+    set unless `data` names another. It is scaled to mean 1, so that lambda means the same for
+    every backbone.
+
+    Helps: where few weights carry the old answers; a penalty that is as easy to compute as
+    L2-SP's. With F from the fine-tuning set it guards what the model says about these images.
+
+    Cost: one backward pass for each of `images` images, one at a time, once; then ft's, and two
+    more copies of the weights in memory (θ₀ and F).
 
     Args:
         lambda_: weight of the penalty; 0 is plain fine-tuning.
         fisher: `"diagonal"`, or `"identity"`: F = 1, as in the reference code of ImageNet-RIB,
             which with lambda = 2 gives its penalty Σ(θ − θ₀)².
         images: how many images F is estimated from, drawn without replacement; None is all.
+        data: a dataset to estimate F on, e.g. `imagenet-train`; None is the fine-tuning set.
 
     Source: arXiv:1612.00796.
     """
@@ -35,12 +45,11 @@ class ElasticWeightConsolidation:
     lambda_: float = 0.1
     fisher: Literal["diagonal", "identity"] = "diagonal"
     images: int | None = 2000
+    data: str | None = None
 
     def __post_init__(self) -> None:
-        if self.lambda_ < 0:
-            raise ConfigError([f"ewc: expected lambda ≥ 0, got {self.lambda_}."])
-        if self.images is not None and self.images < 1:
-            raise ConfigError([f"ewc: expected images ≥ 1 or none, got {self.images}."])
+        expect(self.lambda_ >= 0, "ewc", "lambda ≥ 0", self.lambda_)
+        expect(self.images is None or self.images >= 1, "ewc", "images ≥ 1 or none", self.images)
 
     def finetune(self, task: Task) -> Classifier:
         """Fine-tune all parameters, anchored by importance."""
@@ -56,25 +65,11 @@ class ElasticWeightConsolidation:
 
     def importance(self, task: Task) -> dict[str, Tensor]:
         """The diagonal Fisher information, by parameter name; not scaled."""
-        model = task.pretrained.copy().eval()
-        generator = task.generator("ewc")
-        order = torch.randperm(len(task.images), generator=generator)[: self.images]
-        parameters = dict(model.named_parameters())
-        fisher = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        for batch in task.batches(1, order):
-            log_p = F.log_softmax(model(batch.images), 1)
-            label = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).item()
-            gradients = torch.autograd.grad(
-                log_p[0, int(label)], list(parameters.values()), allow_unused=True
-            )
-            for name, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    fisher[name] += gradient.square() / len(order)
-        return fisher
 
+        def log_likelihood(logits: Tensor, generator: torch.Generator) -> Tensor:
+            log_p = F.log_softmax(logits, 1)
+            label = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator)
+            return log_p[0, int(label.item())]
 
-def normalised(importance: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Scaled so that the mean over all parameters is 1."""
-    total = torch.stack([value.sum() for value in importance.values()]).sum()
-    mean = total / sum(value.numel() for value in importance.values())
-    return {name: value / mean.clamp_min(1e-30) for name, value in importance.items()}
+        over = task.on(self.data) if self.data else task
+        return mean_over_images(over, log_likelihood, torch.square, self.images, "ewc")

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rib_harness import Batch, Classifier, ConfigError, Task
+from rib_harness import Batch, Classifier, Task
 from rib_plugin_cl_methods.anchor import snapshot, squared_distance
+from rib_plugin_cl_methods.checks import expect
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,10 @@ class L2SP:
     The head is pretrained in this protocol, so it is anchored too; the paper's separate weight
     decay on a new head has no place here.
 
+    Helps: the simplest anchor; a baseline for all that weigh the weights.
+
+    Cost: one more copy of the weights, and a sum over them at each step.
+
     Args:
         alpha: weight of the penalty; 0 is plain fine-tuning.
 
@@ -26,8 +31,7 @@ class L2SP:
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise ConfigError([f"l2-sp: expected alpha ≥ 0, got {self.alpha}."])
+        expect(self.alpha >= 0, "l2-sp", "alpha ≥ 0", self.alpha)
 
     def finetune(self, task: Task) -> Classifier:
         """Fine-tune all parameters, anchored."""

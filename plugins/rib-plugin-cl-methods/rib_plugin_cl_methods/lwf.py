@@ -6,7 +6,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from rib_harness import Batch, Classifier, ConfigError, Task
+from rib_harness import Batch, Classifier, Task
+from rib_plugin_cl_methods.checks import expect
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,12 @@ class LearningWithoutForgetting:
 
         loss = CE(f(x), y) + alpha · KL( softmax(f0(x)/T) ‖ softmax(f(x)/T) )
 
-    f0 is the pretrained model, frozen. Every image costs one extra forward pass, paid once
-    when nothing about the image is random.
+    f0 is the pretrained model, frozen.
+
+    Helps: where the old answers on the new images are worth keeping; no old data are needed.
+
+    Cost: one more forward pass an image, once where its answers fit in memory (1 GiB), else at
+    each step; the teacher's weights.
 
     Args:
         alpha: weight of the distillation term; 0 is plain fine-tuning.
@@ -32,13 +37,9 @@ class LearningWithoutForgetting:
     over: Literal["all", "task"] = "all"
 
     def __post_init__(self) -> None:
-        if self.alpha < 0 or self.temperature <= 0:
-            raise ConfigError(
-                [
-                    f"lwf: expected alpha ≥ 0 and temperature > 0, got {self.alpha} and "
-                    f"{self.temperature}."
-                ]
-            )
+        given = f"{self.alpha} and {self.temperature}"
+        fine = self.alpha >= 0 and self.temperature > 0
+        expect(fine, "lwf", "alpha ≥ 0 and temperature > 0", given)
 
     def finetune(self, task: Task) -> Classifier:
         """Fine-tune all parameters, distilling the pretrained model."""

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rib_harness import Classifier, ConfigError, Task, members_of
+from rib_harness import Classifier, Task, members_of
 from rib_plugin_cl_methods.averaging import weighted_mean
+from rib_plugin_cl_methods.checks import expect
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,10 @@ class UniformSoup:
     """Average the weights of several methods' checkpoints; trains nothing itself.
 
         θ = mean of θ_m over the members m
+
+    Helps: errors of different methods cancel; the pretrained member pulls back to the start.
+
+    Cost: the members'; then an average, and a pass over the fine-tuning set for batch-norm.
 
     Args:
         members: references joined by `+`; `pretrained` is the untouched model. The default is
@@ -26,8 +31,8 @@ class UniformSoup:
     batch_norm: Literal["recompute", "average"] = "recompute"
 
     def __post_init__(self) -> None:
-        if not self.members or not all(members_of(self.members)):
-            raise ConfigError([f"soup: expected members such as ft+lwf, got {self.members!r}."])
+        fine = bool(self.members) and all(members_of(self.members))
+        expect(fine, "soup", "members such as ft+lwf", repr(self.members))
 
     def finetune(self, task: Task) -> Classifier:
         """Average."""

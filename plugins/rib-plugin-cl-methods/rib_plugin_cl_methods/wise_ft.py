@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rib_harness import Classifier, ConfigError, Task
+from rib_harness import Classifier, Task
 from rib_plugin_cl_methods.averaging import weighted_mean
+from rib_plugin_cl_methods.checks import expect
 
 
 @dataclass(frozen=True)
@@ -13,9 +14,13 @@ class WiseFT:
 
         θ = (1 − alpha) · θ₀ + alpha · θ_base
 
+    Helps: nearly always some; the cheapest way to get robustness back after the fact.
+
+    Cost: the base; then an average, and a pass over the fine-tuning set where there is batch-norm.
+
     Args:
         alpha: 0 is the pretrained model, 1 the fine-tuned one. Never choose it on a set that
-            scores it.
+            scores it. `--sweep wise-ft:alpha=0,0.25,0.5,0.75,1` is the whole curve.
         base: the fine-tuning method, as a reference; it is made once.
         batch_norm: `"recompute"` takes batch-norm statistics anew on the fine-tuning set, since
             averaged statistics do not fit averaged weights; `"average"` keeps the mean.
@@ -28,8 +33,7 @@ class WiseFT:
     batch_norm: Literal["recompute", "average"] = "recompute"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise ConfigError([f"wise-ft: expected alpha in 0 … 1, got {self.alpha}."])
+        expect(0 <= self.alpha <= 1, "wise-ft", "alpha in 0 … 1", self.alpha)
 
     def finetune(self, task: Task) -> Classifier:
         """Interpolate."""

@@ -37,7 +37,8 @@ class DigitsBackbone:
         digest = "none"
         if self.pretrained:
             digest = "sha256:" + hashlib.sha256(self.file.read_bytes()).hexdigest()
-        return Identity(digest, PREPROCESS, len(CLASSES), (str(self.file),))
+        has = ("blocks", "qkv") if self.kind == "vit" else ("batch-norm",)
+        return Identity(digest, PREPROCESS, len(CLASSES), (str(self.file),), has)
 
     @property
     def file(self) -> Path:

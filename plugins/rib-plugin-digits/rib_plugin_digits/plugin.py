@@ -57,10 +57,11 @@ def register_backbones() -> list[BackboneSpec]:
             pretraining="digits-train, augmented",
             input_size=32,
             light=True,
+            has=has,
         )
-        for kind, summary in (
-            ("conv", "Convolutional net with batch-norm, 72 k parameters."),
-            ("vit", "ViT of 3 blocks with a class token, 158 k parameters."),
+        for kind, summary, has in (
+            ("conv", "Convolutional net with batch-norm, 72 k parameters.", ("batch-norm",)),
+            ("vit", "ViT of 3 blocks with a class token, 158 k parameters.", ("blocks", "qkv")),
         )
     ]
 

@@ -20,6 +20,7 @@ from rib_harness import (
     DataError,
     Identity,
     Preprocess,
+    TextTower,
     file_digest,
     hub_file,
     read_weights,
@@ -34,6 +35,7 @@ from rib_plugin_open_clip.head import (
     linear_head,
     prompts_digest,
 )
+from rib_plugin_open_clip.text import OpenClipText
 
 #: open_clip's own models, before this module adds any: its registry is one for the process.
 _BUILT_IN = frozenset(open_clip.list_models())
@@ -44,7 +46,7 @@ class OpenClipBackbone:
 
     The encoder gives normalised image features. The head's rows are the classes' embeddings
     times CLIP's temperature: plain linear weights, which fine-tuning may change. The text tower
-    is needed to make the head and is no part of the classifier.
+    makes the head and is no part of the classifier; methods that need it are given it.
 
     Mean, std and interpolation are those that open_clip has for the pretrained weights (OpenAI's
     where it has none), unless given.
@@ -118,7 +120,21 @@ class OpenClipBackbone:
         if self.config_file is not None:
             parts.append(f"config:{key_of(self.config)[:16]}")
             files.append(str(self.config_file))
-        return Identity("+".join(parts), self.preprocess, len(NAMES), tuple(files))
+        return Identity(
+            "+".join(parts), self.preprocess, len(NAMES), tuple(files), ("text-tower", *self._has())
+        )
+
+    def _has(self) -> tuple[str, ...]:
+        """Parts of the image tower; of one that is timm's, its module says."""
+        vision = self.config["vision_cfg"]
+        if "timm_model_name" in vision:
+            return ()
+        return ("batch-norm",) if isinstance(vision.get("layers"), list) else ("blocks",)
+
+    def text_tower(self) -> TextTower:
+        """CLIP's text tower with its pretrained weights, on the CPU."""
+        clip = self._clip(self._file())
+        return OpenClipText(clip, self._tokenizer(), self.templates)
 
     def build(self) -> Classifier:
         """Encoder = the image tower up to its normalised features, head = the zero-shot head."""

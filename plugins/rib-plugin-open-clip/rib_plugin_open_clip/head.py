@@ -70,14 +70,17 @@ def kept_embeddings(
 
 @torch.no_grad()
 def class_embeddings(
-    model: nn.Module, tokenizer: Callable[[list[str]], Tensor], templates: str
+    model: nn.Module,
+    tokenizer: Callable[[list[str]], Tensor],
+    templates: str,
+    device: str | None = None,
 ) -> Tensor:
     """The mean of a class's normalised prompt embeddings, normalised: (classes, D), float32.
 
-    Source: open_clip's `build_zero_shot_classifier`. On a GPU where there is one: the 80 000
-    prompts of `openai-80` take hours on a few CPU cores.
+    Source: open_clip's `build_zero_shot_classifier`. On a GPU where there is one, unless told: the
+    80 000 prompts of `openai-80` take hours on a few CPU cores.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         columns = open_clip.build_zero_shot_classifier(
             model.to(device),

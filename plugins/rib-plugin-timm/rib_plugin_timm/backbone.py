@@ -20,6 +20,7 @@ from rib_harness import (
     Preprocess,
     file_digest,
     hub_file,
+    parts_of,
     read_weights,
 )
 from rib_harness.errors import nearest
@@ -98,12 +99,13 @@ class TimmBackbone:
         """Digest of the weights' file, and timm's preprocessing."""
         model = self._model(pretrained=False)
         file = self._file(model)
-        digest, files = "none", ()
+        digest, files = "none", tuple[str, ...]()
         if file is not None:
             if self.weights is not None:
                 self._load(model, file)  # whether it fits is told when planning
-            digest, files = f"sha256:{file_digest(file)}", (str(file),)  # type: ignore[assignment]
-        return Identity(digest, self._preprocess(model), int(model.num_classes), files)  # type: ignore[arg-type]
+            digest, files = f"sha256:{file_digest(file)}", (str(file),)
+        classes: Any = model.num_classes
+        return Identity(digest, self._preprocess(model), int(classes), files, parts_of(model))
 
     def build(self) -> Classifier:
         """Encoder = the model up to its pooled features, head = its own classifier."""

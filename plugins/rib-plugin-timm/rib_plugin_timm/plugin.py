@@ -8,6 +8,9 @@ from rib_harness import BackboneSpec, LabelSpace, Variant, hookimpl
 
 RIB_PLUGIN_API = 1
 
+#: How a tag begins → parts that methods may require; its identity finds them in the model.
+_HAS = {"vit_": ("blocks", "qkv"), "deit_": ("blocks", "qkv"), "resnet": ("batch-norm",)}
+
 
 def variants() -> tuple[Variant, ...]:
     """What `known.tsv` says of timm's members."""
@@ -28,6 +31,7 @@ def variants() -> tuple[Variant, ...]:
                     if value != "-"
                 },
                 source="timm's result tables",
+                has=next((has for start, has in _HAS.items() if tag.startswith(start)), ()),
             )
         )
     return tuple(made)

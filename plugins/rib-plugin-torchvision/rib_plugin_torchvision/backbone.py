@@ -20,6 +20,7 @@ from rib_harness import (
     Identity,
     Preprocess,
     file_digest,
+    parts_of,
     read_weights,
 )
 from rib_harness.errors import nearest
@@ -111,7 +112,7 @@ class TorchvisionBackbone:
         """Digest of the weights' file, and the preprocessing of torchvision's transforms."""
         preprocess, file = self._preprocess(), self._file()
         if file is None:
-            return Identity("none", preprocess, 1000)
+            return Identity("none", preprocess, 1000, (), parts_of(self._model()))
         if self.weights is not None:
             self._load(self._model(), file)  # whether it fits is told when planning
         digest = file_digest(file)
@@ -120,7 +121,7 @@ class TorchvisionBackbone:
                 f"{file} is not the file that torchvision publishes for {self.what}: its sha256 "
                 f"starts with {digest[:10]}. Delete it, and it is downloaded anew."
             )
-        return Identity(f"sha256:{digest}", preprocess, 1000, (str(file),))
+        return Identity(f"sha256:{digest}", preprocess, 1000, (str(file),), parts_of(self._model()))
 
     def build(self) -> Classifier:
         """Encoder = the model up to its last linear layer, which is the head."""

@@ -4,6 +4,9 @@ from rib_harness import BackboneSpec, LabelSpace, Variant, hookimpl
 
 RIB_PLUGIN_API = 1
 
+#: How a tag begins → parts that methods may require; its identity finds them in the model.
+_HAS = {"vit_": ("blocks",), "resnet": ("batch-norm",)}
+
 #: Weights trained on ImageNet-1k alone → top-1 accuracy in % on its validation set, as torchvision
 #: publishes it in `meta["_metrics"]`. Those called SWAG saw other images first and are not here.
 _ACCURACY = {
@@ -55,6 +58,7 @@ def register_backbones() -> list[BackboneSpec]:
                     pretraining_images=1_281_167,
                     accuracy={"imagenet": accuracy},
                     source="torchvision's weights, meta._metrics",
+                    has=next((has for start, has in _HAS.items() if tag.startswith(start)), ()),
                 )
                 for tag, accuracy in _ACCURACY.items()
             ),

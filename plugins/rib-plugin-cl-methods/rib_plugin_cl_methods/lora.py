@@ -1,0 +1,104 @@
+"""LoRA: train a low-rank update of frozen weights (Hu et al., 2022)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from rib_harness import Classifier, Task
+from rib_plugin_cl_methods.checks import expect
+from rib_plugin_cl_methods.lowrank import all_layers, attention_layers, fit_adapters
+
+
+@dataclass(frozen=True)
+class LowRankAdaptation:
+    """Train a low-rank update of each chosen weight; merge it, so that the result is a plain net.
+
+        W + alpha / rank · B A        A: (rank, in), B: (out, rank), B = 0 at the start
+
+    By peft, except for `q-v`: timm's attention makes queries, keys and values with one fused
+    layer, and peft on it adapts all three together.
+
+    Helps: where memory is short; and as a bound on how far weights may go.
+
+    Cost: no gradients and no optimizer state of the frozen weights; evaluation costs nothing more,
+    since the update is merged.
+
+    Args:
+        rank: of the update.
+        alpha: the update's scale is alpha / rank.
+        layers: `"auto"`: the attention's fused `qkv`, or where there is none every linear layer
+            and ungrouped convolution of the encoder; `"all"`: these everywhere; `"q-v"`: the
+            queries and values of a fused `qkv` only, as in the reference code of ImageNet-RIB.
+        train_head: whether the head trains too.
+        lr_scale: learning rate as a multiple of the recipe's.
+
+    Source: arXiv:2106.09685.
+    """
+
+    rank: int = 8
+    alpha: float = 8.0
+    layers: Literal["auto", "all", "q-v"] = "auto"
+    train_head: bool = True
+    lr_scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        expect(self.rank >= 1, "lora", "rank ≥ 1", self.rank)
+        expect(self.lr_scale > 0, "lora", "lr_scale > 0", self.lr_scale)
+
+    def finetune(self, task: Task) -> Classifier:
+        """Train the update and, if asked, the head."""
+        if self.layers == "q-v":
+            return self.queries_and_values(task)
+        encoder = task.pretrained.encoder
+        names = attention_layers(encoder) if self.layers == "auto" else []
+        return fit_adapters(
+            task,
+            "lora",
+            self.config,
+            names or all_layers(encoder),
+            train_head=self.train_head,
+            lr_scale=self.lr_scale,
+        )
+
+    def config(self, layers: list[str]) -> Any:
+        """peft's configuration."""
+        from peft import LoraConfig
+
+        return LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=layers)  # type: ignore[arg-type]
+
+    def queries_and_values(self, task: Task) -> Classifier:
+        """The same on two thirds of each fused layer, without peft."""
+        model = task.pretrained.copy()
+        model.encoder.requires_grad_(False)
+        model.head.requires_grad_(self.train_head)
+        layers = [model.encoder.get_submodule(n) for n in attention_layers(model.encoder)]
+        with task.seeded("lora"):
+            for layer in layers:
+                update = QueryValueUpdate(layer.weight, self.rank, self.alpha)  # type: ignore[arg-type]
+                parametrize.register_parametrization(layer, "weight", update)
+        task.report(adapted=len(layers))
+        model = task.fit(model, lr=task.recipe.lr * self.lr_scale)
+        for layer in layers:
+            parametrize.remove_parametrizations(layer, "weight")
+        return model.requires_grad_(True)
+
+
+class QueryValueUpdate(nn.Module):
+    """A fused weight (3 · D, in) → the same with low-rank updates of its first and last third."""
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float):
+        super().__init__()
+        third, width = len(weight) // 3, weight.shape[1]
+        self.scale = alpha / rank
+        self.a = nn.Parameter(torch.empty(2, rank, width, device=weight.device))
+        self.b = nn.Parameter(torch.zeros(2, third, rank, device=weight.device))
+        for part in self.a:
+            nn.init.kaiming_uniform_(part, a=5**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(3 · D, in) → (3 · D, in)."""
+        query, value = self.scale * self.b @ self.a
+        return weight + torch.cat([query, torch.zeros_like(query), value])

@@ -1,0 +1,69 @@
+"""Model Stock: how far to go towards the mean of two fine-tunings (Jang et al., 2024)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from rib_harness import Classifier, Task, members_of
+from rib_plugin_cl_methods.averaging import weighted_mean
+from rib_plugin_cl_methods.checks import expect
+
+
+@dataclass(frozen=True)
+class ModelStock:
+    """Go from θ₀ towards the mean of N fine-tunings, layer by layer as far as they agree.
+
+        θ = t · mean(θ_n) + (1 − t) · θ₀,        t = N cos φ / (1 + (N − 1) cos φ)
+
+    φ is the angle between two members' moves from θ₀ in that layer (the mean of the cosines of
+    all pairs). t is kept in 0 … 1; a layer that did not move stays. Batch-norm statistics are
+    taken anew on the fine-tuning set.
+
+    Helps: two fine-tunings do here what a soup needs many for.
+
+    Cost: N times ft; nothing more to speak of.
+
+    Args:
+        members: N ≥ 2 references joined by `+`; `ft@1` is `ft` with another seed.
+
+    Source: arXiv:2403.19522.
+    """
+
+    members: str = "ft+ft@1"
+
+    def __post_init__(self) -> None:
+        count = len(members_of(self.members))
+        expect(count >= 2, "model-stock", "two members at least", self.members)
+
+    def finetune(self, task: Task) -> Classifier:
+        """Average, and go part of the way."""
+        models = [task.checkpoint(name) for name in members_of(self.members)]
+        result = weighted_mean(models, [1 / len(models)] * len(models))
+        start = dict(task.pretrained.named_parameters())
+        ratios = {}
+        with torch.no_grad():
+            for name, mean in result.named_parameters():
+                moves = [model.get_parameter(name) - start[name] for model in models]
+                ratios[name] = ratio(moves)
+                mean.copy_(start[name].lerp(mean, ratios[name]))
+        task.report(ratios={name: round(t, 4) for name, t in ratios.items()})
+        return task.recompute_batchnorm(result)
+
+
+def ratio(moves: Sequence[Tensor]) -> float:
+    """t of one layer.
+
+    Args:
+        moves: θ_n − θ₀, all of one shape.
+    """
+    flat = [move.double().flatten() for move in moves]
+    if not all(move.norm() > 0 for move in flat):
+        return 0.0
+    pairs = [float(a @ b / (a.norm() * b.norm())) for a, b in combinations(flat, 2)]
+    cosine, n = sum(pairs) / len(pairs), len(flat)
+    if cosine <= 0:
+        return 0.0
+    return min(n * cosine / (1 + (n - 1) * cosine), 1.0)
