@@ -21,6 +21,9 @@ SEED_STRIDE = 100_000
 #: What a method chooses on, where the recipe does not say.
 HELD_OUT = 0.2
 
+#: Methods that start from methods that start from methods …: no sensible one goes so far.
+MAX_DEPTH = 12
+
 _SEEDED = re.compile(r"([^:@]+)@(\d+)(:.*)?")
 
 #: Part of a backbone → in words.
@@ -29,6 +32,7 @@ _PARTS = {
     "qkv": "attention with one linear layer `qkv`",
     "batch-norm": "batch normalisation",
     "text-tower": "a text tower",
+    "projection": "a linear projection at the end of its image tower",
 }
 
 
@@ -81,11 +85,12 @@ def _filled(method: Bound, field: str) -> list[str]:
         texts = [text.format_map(method.options) for text in getattr(method.spec, field)]
     references = []
     for text in texts:
-        members = members_of(text)
-        if not members or not all(members):
-            raise ConfigError(
-                [f"{method.component.what}: expected methods joined by +, got {text!r}."]
-            )
+        several, given = text.startswith("*"), text.removeprefix("*")
+        members = members_of(given)
+        if not members or not all(members) or (len(members) > 1 and not several):
+            one = "one dataset" if field == "reads" else "one method"
+            expected = "methods joined by +" if several else one
+            raise ConfigError([f"{method.component.what}: expected {expected}, got {given!r}."])
         references += members
     return references
 
@@ -107,6 +112,8 @@ def check_composition(
     """
     if method.id in above:
         raise ConfigError([f"A cycle of methods: {' → '.join([*above, method.id])}."])
+    if len(above) == MAX_DEPTH:
+        raise ConfigError([f"{above[0]}: methods that need methods, {MAX_DEPTH} deep and more."])
     needs = [need.method for need in needs_of(catalog, method, preset)]
     calls = list(calls_of(catalog, method, preset).values())
     for needed in [*needs, *calls]:
@@ -223,14 +230,7 @@ def expand(
     for what, knobs in (("--sweep", swept), ("--search", searched)):
         for knob in knobs:
             if not any(knob.turns(method) for method in bound):
-                options = {o.name for m in bound for o in m.component.signature.options}
-                whose = f"the method {knob.method!r}" if knob.method else "any method of this run"
-                raise ConfigError(
-                    [
-                        f"{what} {knob.option}: it is no option of {whose}."
-                        f"{nearest(knob.option, options)} Options: {', '.join(sorted(options))}."
-                    ]
-                )
+                raise ConfigError([f"{what} {_unknown(knob, bound)}"])
     made = []
     for text, method in zip(methods, bound, strict=True):
         for one in _each_value(text, method, swept):
@@ -245,6 +245,22 @@ def expand(
             )
             made.append(replace(best, title=f"search({again.label}{turned})"))
     return list({method.id: method for method in made}.values())
+
+
+def _unknown(knob: Knob, methods: Sequence[Bound]) -> str:
+    """Why a knob turns nothing."""
+    names = [method.spec.name for method in methods]
+    meant = [m for m in methods if knob.method in ("", m.spec.name, m.component.id)]
+    if not meant:
+        return f"{knob.method}:{knob.option}: this run has no method {knob.method!r}." + nearest(
+            knob.method, names
+        )
+    options = sorted({o.name for m in meant for o in m.component.signature.options})
+    whose = f"the method {knob.method!r}" if knob.method else "any method of this run"
+    return (
+        f"{knob.option}: it is no option of {whose}.{nearest(knob.option, options)} "
+        f"Options: {', '.join(options) or 'none'}."
+    )
 
 
 def _each_value(text: str, method: Bound, knobs: Sequence[Knob]) -> list[str]:

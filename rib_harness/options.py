@@ -106,6 +106,22 @@ def _without_brackets(text: str) -> str:
     return text[1:-1]
 
 
+def one_reference(text: str) -> str:
+    """A single reference, without the brackets that may group it."""
+    return _without_brackets(text.strip())
+
+
+def _unprotected(value: str) -> str:
+    """A value without the brackets that protect its commas.
+
+    Those of `(best-of:members=ft+lwf)` stay: they say that the sum is inside the one reference.
+    """
+    inner = _without_brackets(value)
+    parts = split_outside_brackets(inner, "+")
+    sum_inside = len(parts) > 1 and any(":" in p and not p.startswith("(") for p in parts)
+    return value if sum_inside else inner
+
+
 @dataclass(frozen=True)
 class Option:
     """One option: its type as written, its default, and what its docstring says of it.
@@ -335,7 +351,7 @@ def _convert(option: Option, value: Any) -> Any:
     except Exception:
         annotation = Any
     if isinstance(value, str):
-        value = _without_brackets(value)
+        value = _unprotected(value)
         if value.lower() in ("none", "null") and re.search(r"None|Optional", option.annotation):
             return None
         if re.match(r"(tuple|list|Sequence)\b", option.annotation):

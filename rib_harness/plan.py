@@ -96,6 +96,7 @@ class Step:
         preprocess: what its pictures go through: the backbone's, but for sets of crops.
         images: images to score.
         updates: optimizer steps at most.
+        split: seed of the held-out part: the run's, also for a checkpoint of another seed.
         needs: for a fine-tuning step, reference → step of the checkpoint that it starts from.
         calls: reference → method that it runs itself.
         reads: datasets that it reads beside the fine-tuning set, each with its preprocessing.
@@ -115,6 +116,7 @@ class Step:
     method: Bound | None = field(default=None, repr=False)
     recipe: Recipe | None = field(default=None, repr=False)
     seed: int = 0
+    split: int = 0
     needs: Mapping[str, Step] = field(default_factory=dict, repr=False)
     calls: Mapping[str, Bound] = field(default_factory=dict, repr=False)
     reads: Mapping[str, tuple[PlannedDataset, Preprocess]] = field(default_factory=dict, repr=False)
@@ -276,7 +278,7 @@ class _Planner:
                 for seed in self.config.seed:
                     recipe = self._recipe_of(method, self.recipe)
                     made = {
-                        i: self._finetune(backbone, method, i, seed, pre[i], recipe)
+                        i: self._finetune(backbone, method, i, seed, pre[i], recipe, seed)
                         for i in sources
                     }
                     post = {
@@ -458,11 +460,17 @@ class _Planner:
                 wanted[name] = method
         for name, method in wanted.items():
             spec = self._bind("dataset", name).spec
-            if spec.name in scoring:
-                raise ConfigError(
-                    [f"{method.label} may not read {name}: it scores this run. See `imagenet-train`"
-                     " and its like: rib-harness list datasets."]
+            same = {one for group in self.spec.shares if spec.name in group for one in group}
+            if scored := sorted(({spec.name} | same) & set(scoring)):
+                why = "it scores this run" if spec.name in scored else (
+                    f"it is made from the photographs of {', '.join(scored)}, which scores this run"
                 )  # fmt: skip
+                raise ConfigError(
+                    [
+                        f"{method.label} may not read {name}: {why}. See `imagenet-train` and its "
+                        "like: rib-harness list datasets."
+                    ]
+                )
             if not spec.may_train:
                 raise ConfigError([f"{method.label} may not read {name}: its licence forbids it."])
             if spec.label_space != self.spec.label_space:
@@ -510,11 +518,12 @@ class _Planner:
         seed: int,
         pre: Step,
         recipe: Recipe,
+        split: int,
     ) -> Step:
         preset = self.config.preset
         needs = {
             need.reference: self._finetune(
-                backbone, need.method, source, seed + need.seed, pre, recipe
+                backbone, need.method, source, seed + need.seed, pre, recipe, split
             )
             for need in needs_of(self.catalog, method, preset)
         }
@@ -532,6 +541,7 @@ class _Planner:
             "method": method.key_fields(),
             "recipe": recipe.model_dump(mode="json"),
             "seed": seed,
+            "split": split if recipe.held_out else None,
             "needs": {reference: step.key for reference, step in needs.items()},
             "calls": {reference: one.key_fields() for reference, one in calls.items()},
             "reads": {
@@ -540,12 +550,12 @@ class _Planner:
             },
         }
         trains = method.spec.trains != "nothing"
-        updates = self._updates(dataset.images, recipe, seed) if trains else 0
+        updates = self._updates(dataset.images, recipe, split) if trains else 0
         parts = ["finetune", backbone.bound.label, method.label, source, f"seed{seed}"]
         return self._add(
             "finetune", parts, inputs, backbone, dataset,
-            updates=updates, method=method, recipe=recipe, seed=seed, needs=needs, calls=calls,
-            reads=reads, pre=pre,
+            updates=updates, method=method, recipe=recipe, seed=seed, split=split, needs=needs,
+            calls=calls, reads=reads, pre=pre,
         )  # fmt: skip
 
     def _evaluate(self, backbone: PlannedBackbone, model: Step | None, name: str) -> Step:
@@ -595,8 +605,8 @@ class _Planner:
             return preprocess.for_crops(cropped)
         return preprocess
 
-    def _updates(self, images: ImageSet, recipe: Recipe, seed: int) -> int:
-        labels = np.delete(images.labels, held_out(images.labels, recipe.held_out, seed))
+    def _updates(self, images: ImageSet, recipe: Recipe, split: int) -> int:
+        labels = np.delete(images.labels, held_out(images.labels, recipe.held_out, split))
         per_epoch = math.ceil(kept_count(labels, recipe) / recipe.batch_size)
         steps = recipe.epochs * per_epoch
         return steps if recipe.max_steps is None else min(steps, recipe.max_steps)

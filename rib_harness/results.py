@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rib_harness.errors import RibError
@@ -29,11 +29,13 @@ class RunResult:
         record: what it is and which step is in which cell.
         matrix: the accuracies.
         provenance: of each finished step, by key: packages, hardware, seconds.
+        facts: source → what the method reports of its fine-tuning on it.
     """
 
     record: Mapping[str, Any]
     matrix: Matrix
     provenance: Mapping[str, Any]
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -89,6 +91,12 @@ class RunResult:
                 by_source.setdefault(answer["source"], []).append(text)
         return [f"known answers, {who}: {', '.join(texts)}" for who, texts in by_source.items()]
 
+    def describe_choices(self) -> list[str]:
+        """A line that says what the method chose on the held-out images of each source."""
+        chosen = {i: facts["chosen"] for i, facts in self.facts.items() if "chosen" in facts}
+        texts = (f"{i} {'+'.join(c) if isinstance(c, list) else c}" for i, c in chosen.items())
+        return [f"{self.method} chose, by source: {', '.join(texts)}"] if chosen else []
+
     def to_json(self) -> dict[str, Any]:
         """As `results --format json` prints it; accuracies in %, changes in points."""
         matrix, record = self.matrix, self.record
@@ -125,6 +133,7 @@ class RunResult:
             "missing": matrix.missing,
             "notes": record["notes"],
             "known_answers": self.known_answers,
+            "facts": {i: dict(facts) for i, facts in self.facts.items()},
             "provenance": {
                 "components": record["components"],
                 "steps": dict(self.provenance),
@@ -153,8 +162,12 @@ def describe_recipe(recipe: Mapping[str, Any]) -> str:
     ]
     usual = {"momentum": 0.9, "weight_decay": 0.0, "micro_batch": None, "max_steps": None,
              "clip_grad": None, "precision": "fp32", "augment": "none",
-             "per_class": None}  # fmt: skip
-    parts += [f"{name} {recipe[name]}" for name, value in usual.items() if recipe[name] != value]
+             "per_class": None, "held_out": 0.0}  # fmt: skip
+    parts += [
+        f"{name} {recipe[name]}"
+        for name, value in usual.items()
+        if recipe.get(name, value) != value
+    ]
     if recipe["keep"] < 1:
         parts.append(f"keep {recipe['keep']:g} by {recipe['keep_by']}")
     return ", ".join(parts)
@@ -283,7 +296,8 @@ class Results(Sequence[RunResult]):
                 used = f"{len(m.sources)} of {len(record['suite_members'])} sources"
                 shown = "INCOMPLETE" if mri is None else f"{mri:+.2f}"
                 lines.append(f"| **mRI** ({used}) |  |  | **{shown}** |")
-            told = [*run.describe_known_answers(), *(f"note: {n}" for n in record["notes"])]
+            told = [*run.describe_known_answers(), *run.describe_choices()]
+            told += [f"note: {n}" for n in record["notes"]]
             lines += ["", *(f"- {line}" for line in told)] if told else []
             parts.append("\n".join(lines) + "\n")
         return "\n".join(parts)
@@ -332,9 +346,12 @@ def collect(store: Store, records: Sequence[Mapping[str, Any]] | None = None) ->
             post={i: row(keys) for i, keys in record["cells"]["post"].items()},
             shares=tuple(tuple(group) for group in record["shares"]),
         )
-        for key in record["finetune"].values():
+        facts = {}
+        for source, key in record["finetune"].items():
             found = store.done(key)
             if found is not None:
                 done[key] = found["provenance"]
-        runs.append(RunResult(record, matrix, done))
+                if found.get("facts"):
+                    facts[source] = found["facts"]
+        runs.append(RunResult(record, matrix, done, facts))
     return Results(runs)

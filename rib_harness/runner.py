@@ -310,7 +310,9 @@ class _Walk:
             raise TypeError(step)
         rest = np.arange(len(pixels))
         if step.recipe.held_out:
-            apart = held_out(pixels.images.labels, step.recipe.held_out, step.seed)
+            apart = held_out(pixels.images.labels, step.recipe.held_out, step.split)
+            if not len(apart):
+                raise RibError("nothing can be held out of a set of one image.")
             rest = np.delete(rest, apart)
             pixels, held = pixels.taken(rest), pixels.taken(apart)
         if not is_pruned(step.recipe):

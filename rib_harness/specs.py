@@ -179,13 +179,14 @@ class MethodSpec(Spec):
     Args:
         trains: what it changes, e.g. `"all"`, `"head"`; `"nothing"` for a fusion of checkpoints.
         needs: references of methods whose checkpoints it starts from; `"{base}"` is filled from
-            the method's own option `base`, and `a+b` means both. `pretrained` is always there,
-            and `ft@1` is what `ft` makes with another seed.
+            the method's own option `base`; of `"*{members}"` the option names several, joined by
+            `+`. `pretrained` is always there, and `ft@1` is what `ft` makes with another seed.
         calls: references of methods that it runs itself, from a start of its own.
         reads: names of datasets that it reads beside the fine-tuning set; none of those that
             score the run may be among them.
         requires: parts that the backbone must have: `"blocks"`, `"qkv"`, `"batch-norm"` (see
-            `parts_of`) or `"text-tower"`; `"qkv:layers=q-v"` only with that option.
+            `parts_of`), `"text-tower"` or `"projection"` (see `TextTower`);
+            `"qkv:layers=q-v"` only with that option.
         holds_out: share of the fine-tuning set on which neither it nor what it needs is trained,
             for choices; a recipe's own `held_out` wins.
         mergeable: whether the result is a plain classifier of the backbone's architecture.

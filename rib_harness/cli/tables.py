@@ -53,7 +53,8 @@ def print_results(results: Results, catalog: Catalog) -> None:
             _print_matrix(runs[0], columns)
         if trained:
             _print_summary(Results(trained), catalog)
-        for line in runs[0].describe_known_answers():
+        choices = [line for run in trained for line in run.describe_choices()]
+        for line in [*runs[0].describe_known_answers(), *choices]:
             console().print(line, style="dim")
         for note in runs[0].record["notes"]:
             console().print(f"note: {note}", style="dim")

@@ -195,6 +195,7 @@ class _Fit:
                 bar.close()
         self.check_weights()
         self.write_history()
+        self.optimizer.zero_grad()  # gradients are as large as the weights
         trained = self.average.module if self.average is not None else self.model
         return cast(Classifier, trained).eval()
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-#: Class of a vision transformer → attributes that lead to its blocks. Each block takes and gives
-#: tokens (N, T, D), and has its MLP as `mlp`.
-_TRANSFORMERS = {
-    "timm.models.vision_transformer.VisionTransformer": "blocks",
-    "torchvision.models.vision_transformer.VisionTransformer": "encoder.layers",
-    "open_clip.transformer.VisionTransformer": "transformer.resblocks",
+#: Class of a vision transformer → attributes that lead to its blocks, and what tells width and
+#: patch. Each block takes and gives tokens (N, T, D), and has its MLP as `mlp`.
+_TRANSFORMERS: dict[str, tuple[str, Callable[[Any], tuple[int, int]]]] = {
+    "timm.models.vision_transformer.VisionTransformer": (
+        "blocks",
+        lambda net: (net.embed_dim, net.patch_embed.patch_size[0]),
+    ),
+    "torchvision.models.vision_transformer.VisionTransformer": (
+        "encoder.layers",
+        lambda net: (net.hidden_dim, net.patch_size),
+    ),
+    "open_clip.transformer.VisionTransformer": (
+        "transformer.resblocks",
+        lambda net: (net.conv1.out_channels, net.conv1.kernel_size[0]),
+    ),
 }
 
 
@@ -45,13 +56,15 @@ def transformer_of(encoder: nn.Module) -> Transformer | None:
     """
     for module in encoder.modules():
         for kind in type(module).__mro__:
-            path = _TRANSFORMERS.get(f"{kind.__module__}.{kind.__qualname__}")
-            if path is not None:
-                return _read(module, path)
+            known = _TRANSFORMERS.get(f"{kind.__module__}.{kind.__qualname__}")
+            if known is not None:
+                return _read(module, *known)
     return None
 
 
-def _read(model: nn.Module, path: str) -> Transformer | None:
+def _read(
+    model: nn.Module, path: str, sizes: Callable[[Any], tuple[int, int]]
+) -> Transformer | None:
     blocks = model.get_submodule(path)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
         return None
@@ -59,14 +72,10 @@ def _read(model: nn.Module, path: str) -> Transformer | None:
         return None
     if getattr(model.get_submodule(path.rpartition(".")[0]), "batch_first", True) is False:
         return None  # open_clip's blocks then take (T, N, D)
-    patches = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    width, patch = sizes(model)
     # timm says how many prefix tokens it has; the other two have a class token, and no more.
-    return Transformer(
-        blocks,
-        width=patches.out_channels,
-        prefix=int(getattr(model, "num_prefix_tokens", 1)),
-        patch=int(patches.kernel_size[0]),
-    )
+    prefix = int(getattr(model, "num_prefix_tokens", 1))
+    return Transformer(blocks, width=int(width), prefix=prefix, patch=int(patch))
 
 
 def parts_of(encoder: nn.Module) -> tuple[str, ...]:

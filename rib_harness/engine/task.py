@@ -34,6 +34,7 @@ from rib_harness.engine.labels import ClassMap
 from rib_harness.engine.text import TextTower
 from rib_harness.errors import ConfigError
 from rib_harness.images import ImageSet
+from rib_harness.options import one_reference
 from rib_harness.progress import Progress, Silence
 from rib_harness.protocols import Method
 
@@ -86,6 +87,7 @@ class Task:
         self.pretrained.to(self.device)
         self._classes = ClassMap(self.images.class_map).to(self.device)
         self._labels = torch.from_numpy(self.images.labels)
+        self._others: dict[str, Task] = {}
         self._normalize = Normalizer(self.pixels.preprocess).to(self.device)
 
     @property
@@ -126,6 +128,7 @@ class Task:
         Args:
             reference: as in the method's `needs`; `"pretrained"` is the untouched one.
         """
+        reference = one_reference(reference)
         if reference == "pretrained":
             return self.pretrained.copy()
         if reference not in self.checkpoints:
@@ -152,7 +155,13 @@ class Task:
         """The same task on another dataset, which the method `reads`."""
         if dataset not in self.datasets:
             raise ConfigError([f"{self.label}: declare the dataset {dataset!r} in `reads`."])
-        return replace(self, pixels=self.datasets[dataset], held=None)
+        if dataset not in self._others:
+            # Its fits have numbers of their own, so that the method's others are those of a
+            # method without them.
+            stages = itertools.count(1000 * (1 + len(self._others)))
+            pixels = self.datasets[dataset]
+            self._others[dataset] = replace(self, pixels=pixels, held=None, stages=stages)
+        return self._others[dataset]
 
     def run(self, reference: str, start: Classifier, **recipe: Any) -> Classifier:
         """Run another method from a start of one's own, which it takes for the pretrained one.
@@ -162,6 +171,7 @@ class Task:
             start: left as it is.
             recipe: values that replace the recipe's.
         """
+        reference = one_reference(reference)
         if reference not in self.methods:
             raise ConfigError([f"{self.label}: declare the method {reference!r} in `calls`."])
         changed = self.recipe.model_copy(update=recipe)

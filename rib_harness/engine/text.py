@@ -17,7 +17,8 @@ class TextTower(nn.Module):
 
     Attributes:
         logit_scale: log of the temperature, one number; trainable.
-        projection: which of the encoder's parameters is its last projection (width, D).
+        projection: which of the encoder's parameters is its last projection (width, D); there
+            is one if the backbone also says `"projection"`.
     """
 
     logit_scale: nn.Parameter

@@ -108,7 +108,7 @@ class TinyTextTower(TextTower):
         seed: of the weights.
     """
 
-    projection = "3.weight"
+    projection = "3.proj"
 
     def __init__(self, classes: int = 10, width: int = 6, seed: int = 0):
         super().__init__()
@@ -146,11 +146,15 @@ class TinyTextTower(TextTower):
         return head
 
 
-class _Normalized(nn.Module):
-    """Rows of length 1."""
+class _Projected(nn.Module):
+    """Rows times a matrix (width, D), then of length 1."""
+
+    def __init__(self, width: int, d: int):
+        super().__init__()
+        self.proj = nn.Parameter(torch.randn(width, d) / width**0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(x, dim=1)
+        return nn.functional.normalize(x @ self.proj, dim=1)
 
 
 def tiny_clip(classes: int = 10, *, seed: int = 0) -> tuple[Classifier, TinyTextTower]:
@@ -158,10 +162,7 @@ def tiny_clip(classes: int = 10, *, seed: int = 0) -> tuple[Classifier, TinyText
     text = TinyTextTower(classes, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = nn.Sequential(
-            nn.Conv2d(3, 8, 4, 4), nn.GELU(), nn.Flatten(), nn.Linear(32, 6, bias=False),
-            _Normalized(),
-        )  # fmt: skip
+        encoder = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.GELU(), nn.Flatten(), _Projected(32, 6))
         with torch.no_grad():
             return Classifier(encoder, text.head(), TINY).eval(), text
 

@@ -31,7 +31,7 @@ class Adapters:
     """
 
     reduction: int = 8
-    lr_scale: float = 10.0
+    lr_scale: float = 3.0
 
     def __post_init__(self) -> None:
         expect(self.reduction >= 1, "adapter", "reduction ≥ 1", self.reduction)

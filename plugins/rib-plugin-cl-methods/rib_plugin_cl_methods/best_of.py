@@ -9,6 +9,8 @@ from rib_harness import Classifier, Task, members_of
 class BestOf:
     """Take the member with the highest accuracy on the held-out part of the fine-tuning set.
 
+        θ = θ_m,        m = argmax of acc(θ_m) on the held-out images
+
     No member was trained on that part, and no dataset that scores the run is seen: a method is
     given its fine-tuning set and nothing else. Equal accuracies are told apart by the loss.
     `--search lambda=0.01,0.1,1` makes the members.

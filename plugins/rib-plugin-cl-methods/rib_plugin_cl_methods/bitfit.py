@@ -8,7 +8,9 @@ from rib_plugin_cl_methods.checks import expect
 
 @dataclass(frozen=True)
 class BitFit:
-    """Train the biases of the encoder and the head; all other weights stay.
+    """Train the biases of the encoder, and the head; all other weights stay.
+
+        loss = CE(h(Φ(x)), y)        over h and the biases of Φ
 
     In a net with batch-norm its shifts are biases, and its statistics move as in fine-tuning.
 
@@ -23,7 +25,7 @@ class BitFit:
     Source: arXiv:2106.10199.
     """
 
-    lr_scale: float = 10.0
+    lr_scale: float = 3.0
 
     def __post_init__(self) -> None:
         expect(self.lr_scale > 0, "bitfit", "lr_scale > 0", self.lr_scale)

@@ -1,18 +1,19 @@
 """BOFT: rotate the weights by butterflies of small rotations (Liu et al., 2024)."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from rib_harness import Classifier, Task
+from rib_harness import Classifier, RibError, Task
 from rib_plugin_cl_methods.checks import expect
 from rib_plugin_cl_methods.lowrank import attention_layers, fit_adapters
 
 
 @dataclass(frozen=True)
 class ButterflyFinetuning:
-    """Train an orthogonal matrix, and a scale, in front of each chosen weight; then merge.
+    """Train a rotation of each chosen weight's inputs, and a scale of its outputs; then merge.
 
-        R W        R a product of sparse block-diagonal rotations, R = 1 at the start
+        diag(s) W Rᵀ        R a product of sparse block-diagonal rotations; R = 1, s = 1 at first
 
     By peft, on the attention's fused `qkv` layers. Angles between neurons are kept, and with them,
     its authors argue, what was learned in pretraining.
@@ -23,7 +24,7 @@ class ButterflyFinetuning:
 
     Args:
         block_size: of the rotations; it must divide the layers' input width.
-        factors: butterflies that are multiplied; 1 is OFT.
+        factors: butterflies that are multiplied; 1 is OFT. More need peft's CUDA kernel.
         train_head: whether the head trains too.
         lr_scale: learning rate as a multiple of the recipe's.
 
@@ -33,7 +34,7 @@ class ButterflyFinetuning:
     block_size: int = 4
     factors: int = 1
     train_head: bool = True
-    lr_scale: float = 10.0
+    lr_scale: float = 3.0
 
     def __post_init__(self) -> None:
         expect(self.block_size >= 2, "boft", "block_size ≥ 2", self.block_size)
@@ -47,6 +48,11 @@ class ButterflyFinetuning:
         width = encoder.get_parameter(f"{layers[0]}.weight").shape[1]
         expect(width % self.block_size == 0, "boft", f"a block_size that divides {width}",
                self.block_size)  # fmt: skip
+        if self.factors > 1 and not has_kernel():
+            raise RibError(
+                f"boft:factors={self.factors} needs peft's CUDA kernel, which cannot be built here "
+                "(nvcc and ninja); peft would use factors=1 without it."
+            )
         return fit_adapters(
             task,
             "boft",
@@ -56,7 +62,7 @@ class ButterflyFinetuning:
             lr_scale=self.lr_scale,
         )
 
-    def config(self, layers: list[str]) -> Any:
+    def config(self, layers: str) -> Any:
         """peft's configuration."""
         from peft import BOFTConfig
 
@@ -65,3 +71,12 @@ class ButterflyFinetuning:
             boft_n_butterfly_factor=self.factors,
             target_modules=layers,
         )
+
+
+def has_kernel() -> bool:
+    """Whether peft can build its CUDA kernel; without it, it resets `factors` to 1."""
+    from peft.tuners.boft.layer import get_fbd_cuda
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_fbd_cuda() is not None

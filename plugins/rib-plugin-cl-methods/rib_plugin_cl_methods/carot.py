@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rib_harness import Batch, Classifier, Task
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.twotower import TwoTowers, captions, contrastive
+from rib_plugin_cl_methods.twotower import TwoTowers, captions, check_whole_batches, contrastive
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,10 @@ class CalibratedRobustFinetuning:
 
         loss = FLYP + orthogonality · ‖WᵀW − I‖²_F + distillation · [ KL(q̃ᴵ‖qᴵ) + KL(q̃ᵀ‖qᵀ) ]
 
-    W is the image tower's last projection; q are the softmaxes of a batch's similarities over
-    texts and over images, q̃ those of the average, which starts as the pretrained model. The
-    authors' schedule of the average is not known here, so: after the paper.
+    All terms but the second are means over the batch. W is the image tower's last projection; q
+    are the softmaxes of a batch's similarities over texts and over images, q̃ those of the
+    average, which starts as the pretrained model. The authors' schedule of the average is not
+    known here, so: after the paper.
 
     Helps: FLYP's accuracy with probabilities that fit better.
 
@@ -52,6 +53,7 @@ class CalibratedRobustFinetuning:
 
     def finetune(self, task: Task) -> Classifier:
         """Train both towers; make the head."""
+        check_whole_batches(task, "carot")
         model = TwoTowers(task.pretrained.copy(), task.text_tower()).to(task.device)
         teacher = Teacher(model, self.decay)
 
@@ -105,6 +107,8 @@ class Teacher:
         """θ̃ ← decay · θ̃ + (1 − decay) · θ."""
         for mine, theirs in zip(self.model.parameters(), self.of.parameters(), strict=True):
             mine.lerp_(theirs, 1 - self.decay)
+        for kept, moved in zip(self.model.buffers(), self.of.buffers(), strict=True):
+            kept.copy_(moved)
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a fit that is stopped and goes on."""

@@ -32,10 +32,11 @@ class WeightDecomposedAdaptation:
     rank: int = 8
     alpha: float = 8.0
     train_head: bool = True
-    lr_scale: float = 10.0
+    lr_scale: float = 3.0
 
     def __post_init__(self) -> None:
         expect(self.rank >= 1, "dora", "rank ≥ 1", self.rank)
+        expect(self.alpha > 0, "dora", "alpha > 0", self.alpha)
         expect(self.lr_scale > 0, "dora", "lr_scale > 0", self.lr_scale)
 
     def finetune(self, task: Task) -> Classifier:
@@ -50,7 +51,7 @@ class WeightDecomposedAdaptation:
             lr_scale=self.lr_scale,
         )
 
-    def config(self, layers: list[str]) -> Any:
+    def config(self, layers: str) -> Any:
         """peft's configuration."""
         from peft import LoraConfig
 

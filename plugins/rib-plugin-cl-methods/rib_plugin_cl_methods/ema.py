@@ -13,7 +13,8 @@ class MovingAverage:
         θ̄ ← d · θ̄ + (1 − d) · θ  after each update,        d = 1 − 1 / (horizon · updates)
 
     The usual d = 0.9999 looks back over 10 000 updates, more than a small set has; so the horizon
-    is a share of the fit. Batch-norm statistics are averaged too.
+    is a share of the fit. θ̄ begins as the weights after the first update. Batch-norm statistics are
+    averaged too.
 
     Helps: evens out the last noisy steps; the average is nearer to the start than the end is.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rib_harness import Batch, Classifier, Task
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.twotower import TwoTowers, captions, contrastive
+from rib_plugin_cl_methods.twotower import TwoTowers, captions, check_whole_batches, contrastive
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class FinetuneLikeYouPretrain:
         loss = ½ [ CE(s · I Tᵀ) + CE(s · T Iᵀ) ]      image i belongs to text i of the batch
 
     Each image's prompt is drawn from its class's templates at each step. Items of the same class
-    in a batch are not negatives of each other here. Afterwards the head is made anew from the text
+    in a batch are not negatives of each other here, so a batch of one class teaches nothing.
+    Afterwards the head is made anew from the text
     tower, over the whole label space: the result is a plain classifier.
 
     The paper's optimizer is AdamW at 1e-5 with weight decay 0.1; these are the defaults here. Its
@@ -43,6 +44,7 @@ class FinetuneLikeYouPretrain:
 
     def finetune(self, task: Task) -> Classifier:
         """Train both towers; make the head."""
+        check_whole_batches(task, "flyp")
         model = TwoTowers(task.pretrained.copy(), task.text_tower())
 
         def loss(model: Classifier, batch: Batch) -> Tensor:

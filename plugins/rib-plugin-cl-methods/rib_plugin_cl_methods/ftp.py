@@ -19,8 +19,9 @@ class FastTrainableProjection:
         γ_l ← Adam on  ∂L/∂γ_l = ⟨ ∂L/∂θ_l , Δ_l / ‖Δ_l‖ ⟩     with the next step's gradient
 
     The gradient of the next step, which is there anyway, is what the last projection would have
-    liked to be different: no held-out images and no second loop, unlike `tpgm`. The first update
-    sets the radii and is not projected.
+    liked to be different: no held-out images and no second loop, unlike `tpgm`. A radius is never
+    longer than the move itself. The first update sets the radii and is not projected (the authors'
+    code starts near 0, and measures rows, not whole tensors).
 
     Helps: as TPGM, in one fine-tuning.
 
@@ -73,8 +74,8 @@ class Balls:
             self.learn()
         for i, (name, parameter) in enumerate(self.parameters.items()):
             self.moves[name].copy_(parameter - self.start[name])
-            if not self.steps:
-                self.radii[i] = self.moves[name].norm()
+            norm = self.moves[name].norm()
+            self.radii[i] = self.radii[i].clamp(max=norm) if self.steps else norm
             parameter.copy_(projected(self.start[name], self.moves[name], self.radii[i]))
         self.steps += 1
 

@@ -11,6 +11,8 @@ from rib_plugin_cl_methods.averaging import weighted_mean
 class GreedySoup:
     """Add a checkpoint to the average if accuracy on held-out images does not drop.
 
+        S ← S ∪ {m}  if  acc( mean of θ over S ∪ {m} ) ≥ acc( mean of θ over S )
+
     The members are tried in the order of their own accuracy on the held-out part of the
     fine-tuning set, which none of them was trained on. Equal accuracies are told apart by the
     loss, in that order only.

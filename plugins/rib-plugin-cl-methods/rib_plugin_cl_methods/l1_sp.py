@@ -16,8 +16,8 @@ class L1SP:
 
         loss = CE(f(x), y) + alpha · Σ |θ − θ₀|
 
-    Unlike L2-SP, small moves cost as much as large ones per step, so most weights stay where
-    they were. The head is pretrained in this protocol, and anchored too.
+    Unlike L2-SP, a small move pays the same rate as a large one, which favours a few weights that
+    move far. The head is pretrained in this protocol, and anchored too.
 
     Helps: where a few weights suffice for the new data.
 
@@ -29,7 +29,7 @@ class L1SP:
     Source: arXiv:1802.01483; as a robust fine-tuning baseline arXiv:2405.16027.
     """
 
-    alpha: float = 1e-4
+    alpha: float = 1e-3
 
     def __post_init__(self) -> None:
         expect(self.alpha >= 0, "l1-sp", "alpha ≥ 0", self.alpha)

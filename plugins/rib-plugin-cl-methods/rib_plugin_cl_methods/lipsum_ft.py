@@ -16,19 +16,20 @@ class LipsumFineTuning:
 
         loss = CE(f(x), y) + lambda / (2 M) · Σ_m ( s ⟨Φ(x), t_m⟩ − s ⟨Φ₀(x), t_m⟩ )²
 
-    t_m are the embeddings of M texts of random words, drawn anew at each step and embedded by the
-    frozen text tower; s is CLIP's temperature. What ties images to words outside the new classes
-    is kept by this, without a word that anybody chose.
+    The penalty is the mean over the batch. t_m are the embeddings of M texts of random tokens,
+    drawn anew at each step and embedded by the frozen text tower; s is CLIP's temperature. What
+    ties images to words outside the new classes is kept by this, without a word that anybody
+    chose.
 
     Helps: CLIP models with a zero-shot head, whose image tower would drift away from the text's.
 
-    Cost: ft's, the pretrained features once, and M short texts through the text tower at each
-    step.
+    Cost: ft's; the pretrained features, once where nothing about the images is random; and M
+    short texts through the text tower at each step.
 
     Args:
         lambda_: weight of the penalty; 0 is plain fine-tuning.
         texts: M.
-        length: words in each.
+        length: tokens in each.
 
     Source: arXiv:2404.00860.
     """

@@ -42,10 +42,11 @@ class LowRankAdaptation:
     alpha: float = 8.0
     layers: Literal["auto", "all", "q-v"] = "auto"
     train_head: bool = True
-    lr_scale: float = 10.0
+    lr_scale: float = 3.0
 
     def __post_init__(self) -> None:
         expect(self.rank >= 1, "lora", "rank ≥ 1", self.rank)
+        expect(self.alpha > 0, "lora", "alpha > 0", self.alpha)
         expect(self.lr_scale > 0, "lora", "lr_scale > 0", self.lr_scale)
 
     def finetune(self, task: Task) -> Classifier:
@@ -63,7 +64,7 @@ class LowRankAdaptation:
             lr_scale=self.lr_scale,
         )
 
-    def config(self, layers: list[str]) -> Any:
+    def config(self, layers: str) -> Any:
         """peft's configuration."""
         from peft import LoraConfig
 

@@ -1,5 +1,6 @@
 """peft's adapters on an encoder: put in, trained, merged. For LoRA and its relatives."""
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from rib_harness import Classifier, Task, transformer_of
+from rib_plugin_cl_methods.checks import expect
 
 
 def attention_layers(encoder: nn.Module) -> list[str]:
@@ -41,7 +43,7 @@ def all_layers(encoder: nn.Module) -> list[str]:
 def fit_adapters(
     task: Task,
     name: str,
-    config: Callable[[list[str]], Any],
+    config: Callable[[str], Any],
     layers: list[str],
     *,
     train_head: bool,
@@ -52,7 +54,7 @@ def fit_adapters(
     Args:
         task: its pretrained classifier is copied.
         name: of the generator that the adapters are drawn from.
-        config: names of layers → peft's configuration.
+        config: pattern of the names of layers → peft's configuration.
         layers: names of modules of the encoder.
         train_head: whether the head trains too.
         lr_scale: learning rate as a multiple of the recipe's.
@@ -60,8 +62,10 @@ def fit_adapters(
     Returns:
         A classifier of the backbone's architecture.
     """
+    expect(bool(layers), name, "an encoder with linear layers or convolutions", "none")
     model = task.pretrained.copy()
-    tuned = with_adapters(task, name, model.encoder, config(layers))
+    # A pattern of whole names: peft takes a list's for suffixes too.
+    tuned = with_adapters(task, name, model.encoder, config("|".join(map(re.escape, layers))))
     model.encoder = tuned
     model.head.requires_grad_(train_head)
     task.report(adapted=len(layers))

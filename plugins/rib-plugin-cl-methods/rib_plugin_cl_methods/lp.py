@@ -10,6 +10,8 @@ from rib_harness import Classifier, Task
 class LinearProbing:
     """Train the head only; the encoder is frozen, in eval mode, batch-norm statistics included.
 
+        loss = CE(h(Φ₀(x)), y)        over the head h
+
     Helps: the features stay as they were, and so does most of the robustness; as good as the
     features are for the new data.
 

@@ -10,6 +10,8 @@ from rib_plugin_cl_methods.checks import expect
 class LinearProbingFineTuning:
     """Fine-tune everything, starting from the head that linear probing found.
 
+        loss = CE(h(Φ(x)), y)        from h = the probed head, Φ = Φ₀
+
     The paper's motive is a head that starts at random and distorts good features. In this
     protocol the head is pretrained already, so expect less of it here.
 

@@ -18,7 +18,7 @@ class MixtureOfAdapters:
 
     Experts, routers and head train; B = 0 at the start, so step 0 is the pretrained model. An
     auxiliary loss keeps the experts in use: K · Σ_k (share of tokens sent to k) · (mean p_k). After
-    the paper: where its adapters sit exactly, and its temperature, are not known here.
+    the paper: the form of its adapters, where they sit, and its temperature are not known here.
 
     Helps: where shifts differ in how much they ask for, since easy tokens take a small expert.
 
@@ -36,7 +36,7 @@ class MixtureOfAdapters:
     ranks: tuple[int, ...] = (1, 2, 4, 8)
     aux: float = 0.01
     temperature: float = 0.1
-    lr_scale: float = 10.0
+    lr_scale: float = 3.0
 
     def __post_init__(self) -> None:
         expect(min(self.ranks, default=0) >= 1, "moa", "ranks ≥ 1", self.ranks)
@@ -59,6 +59,8 @@ class MixtureOfAdapters:
             return learned + self.aux * torch.stack(unbalanced).mean()
 
         model = task.fit(model, loss, lr=task.recipe.lr * self.lr_scale)
+        for mixture in mixtures:
+            mixture.unbalance = None  # it holds the last step's graph
         return model.requires_grad_(True)
 
     def rebuild(self, pretrained: Classifier) -> Classifier:

@@ -18,10 +18,11 @@ class SynapticIntelligence:
 
         loss = CE(f(x), y) + c · Σ Ω (θ − θ₀)²,    Ω = max(0, Σ_t −g_t Δθ_t) / (Δθ² + ξ)
 
-    The sum runs along the old task's training. A downloaded checkpoint has no such trajectory,
-    and without one Ω = 0 and this is plain fine-tuning; so a phase of training on old data is
-    needed first, with the recipe of the run. Only Ω is taken from it: fine-tuning starts from,
-    and is anchored at, θ₀. Ω is scaled to mean 1, so that c means the same for every backbone.
+    The sum runs along the old task's training. A downloaded checkpoint has no such trajectory, and
+    without one Ω = 0 and this is plain fine-tuning; so a phase of training on old data is needed
+    first, with the recipe of the run. Only Ω is taken from it: fine-tuning starts from, and is
+    anchored at, θ₀. With a recipe's clip_grad the sum is over clipped gradients. Ω is scaled to
+    mean 1, so that c means the same for every backbone.
 
     Helps: where the pretraining data are at hand, and EWC's Fisher is too local.
 

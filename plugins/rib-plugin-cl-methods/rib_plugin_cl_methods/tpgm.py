@@ -20,8 +20,8 @@ class TrainableProjection:
 
     The radii γ, one a tensor, are trained by Adam on the cross-entropy of images that the base
     was not trained on; the weights themselves stay. Norms are L2; the paper also has a row-sum
-    norm, and projects during fine-tuning as well: see `ftp`. Batch-norm statistics are taken anew
-    on the fine-tuning set at the end.
+    norm, and projects during fine-tuning as well: see `ftp`. Batch-norm statistics are the base's
+    while the radii are learned, and taken anew on the fine-tuning set at the end.
 
     Helps: layers differ in how far they should go, and nobody has to say.
 
@@ -48,6 +48,8 @@ class TrainableProjection:
 
     def finetune(self, task: Task) -> Classifier:
         """Learn the radii of the base's checkpoint, and project."""
+        if not self.iterations and not self.start:
+            return task.pretrained.copy()
         model = task.checkpoint(self.base).to(task.device).eval().requires_grad_(False)
         start = {n: p.detach() for n, p in task.pretrained.named_parameters()}
         moves = {n: p - start[n] for n, p in model.named_parameters()}
@@ -59,9 +61,9 @@ class TrainableProjection:
         shares = {n: float(radii[n] / m.norm()) for n, m in moves.items() if m.norm() > 0}
         task.report(shares={name: round(share, 4) for name, share in shares.items()})
         model.requires_grad_(True)
-        # At either end the statistics are those of the weights already.
-        neutral = not self.iterations and self.start in (0, 1)
-        return model if neutral else task.recompute_batchnorm(model)
+        # The base itself has its own statistics already.
+        is_base = not self.iterations and self.start == 1
+        return model if is_base else task.recompute_batchnorm(model)
 
     def learn(
         self, task: Task, model: Classifier, start: dict[str, Tensor], moves: dict[str, Tensor]

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rib_harness import Batch, Classifier, Task, TextTower
+from rib_plugin_cl_methods.checks import expect
 
 
 class TwoTowers(Classifier):
@@ -32,6 +33,18 @@ class TwoTowers(Classifier):
         with torch.no_grad():
             head = self.text.head()
         return Classifier(self.encoder, head, self.preprocess).requires_grad_(True).eval()
+
+
+def check_whole_batches(task: Task, method: str) -> None:
+    """Refuse micro-batches: an image's negatives are the rest of its batch.
+
+    Raises:
+        ConfigError: the recipe has them.
+    """
+    size = task.recipe.micro_batch
+    expect(size is None or size >= task.recipe.batch_size, method,
+           "no recipe.micro_batch, since each image is contrasted with the rest of its batch "
+           "(a smaller recipe.batch_size saves memory too)", size)  # fmt: skip
 
 
 def captions(task: Task, text: TextTower, batch: Batch) -> Tensor:

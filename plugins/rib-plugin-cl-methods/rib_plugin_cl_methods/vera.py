@@ -36,6 +36,7 @@ class VectorAdaptation:
 
     def __post_init__(self) -> None:
         expect(self.rank >= 1, "vera", "rank ≥ 1", self.rank)
+        expect(self.d_initial != 0, "vera", "d_initial ≠ 0", self.d_initial)
         expect(self.lr_scale > 0, "vera", "lr_scale > 0", self.lr_scale)
 
     def finetune(self, task: Task) -> Classifier:
@@ -49,7 +50,7 @@ class VectorAdaptation:
             lr_scale=self.lr_scale,
         )
 
-    def config(self, layers: list[str], seed: int) -> Any:
+    def config(self, layers: str, seed: int) -> Any:
         """peft's configuration; the seed is that of the random matrices."""
         from peft import VeraConfig
 

@@ -43,11 +43,11 @@ class VisualPrompt:
     def finetune(self, task: Task) -> Classifier:
         """Train the border."""
         model = self.rebuild(task.pretrained).requires_grad_(False)
+        generator = task.generator("visual-prompt")
         for border in model.encoder.borders:  # type: ignore[union-attr]
             border.requires_grad_(True)
             if self.start == "noise":
-                noise = torch.randn(border.shape, generator=task.generator("visual-prompt"))
-                border.data.copy_(noise)
+                border.data.copy_(torch.randn(border.shape, generator=generator))
         return task.fit(model, lr=self.lr)
 
     def rebuild(self, pretrained: Classifier) -> Classifier:

@@ -15,6 +15,8 @@ from rib_plugin_cl_methods.checks import expect
 class VisualPromptTuning:
     """Give the frozen transformer a few learned tokens beside those of the image.
 
+        [class token, prompts, patches]  →  block  →  …
+
     They stand behind the class token and have no position. `shallow` puts them before the first
     block; `deep` gives every block new ones in place of the last block's. They are taken out
     behind the last block, so that pooling by average does not see them. Prompts and head train.
@@ -37,7 +39,7 @@ class VisualPromptTuning:
 
     tokens: int = 10
     depth: Literal["shallow", "deep"] = "shallow"
-    lr_scale: float = 10.0
+    lr_scale: float = 3.0
 
     def __post_init__(self) -> None:
         expect(self.tokens >= 1, "vpt", "tokens ≥ 1", self.tokens)

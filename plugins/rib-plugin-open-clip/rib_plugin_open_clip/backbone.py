@@ -129,7 +129,9 @@ class OpenClipBackbone:
         vision = self.config["vision_cfg"]
         if "timm_model_name" in vision:
             return ()
-        return ("batch-norm",) if isinstance(vision.get("layers"), list) else ("blocks",)
+        if isinstance(vision.get("layers"), list):  # a ResNet
+            return ("batch-norm",)
+        return ("blocks", "projection")
 
     def text_tower(self) -> TextTower:
         """CLIP's text tower with its pretrained weights, on the CPU."""

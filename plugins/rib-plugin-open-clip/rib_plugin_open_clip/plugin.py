@@ -50,7 +50,7 @@ def register_backbones() -> list[BackboneSpec]:
                     pretraining_images=_IMAGES[pretraining],
                     accuracy=dict(zip(_SETS, accuracies, strict=True)),
                     source=_SOURCE,
-                    has=("blocks", "text-tower"),
+                    has=("blocks", "text-tower", "projection"),
                 )
                 for tag, pretraining, *accuracies in _MEMBERS
             ),

@@ -1,0 +1,97 @@
+"""Makes `methods.md` from what the methods' specs and docstrings say.
+
+python docs/make_methods.py > docs/methods.md
+"""
+
+import re
+import sys
+
+from rib_harness.catalog import Component, load_catalog
+
+HEAD = """# Fine-tuning methods
+
+Made by `docs/make_methods.py` from the methods' own docstrings; `rib-harness show NAME` prints the
+same. θ₀ are the pretrained weights, θ the fine-tuned, f the logits, Φ the features that the head
+sees. Costs in words are estimates; measured ones are in
+[benchmarks](../benchmarks/README.md#cost-of-the-methods), results on the embedded suite in
+[methods-on-digits.md](methods-on-digits.md).
+
+**Options** stand behind a colon: `lwf:alpha=0.5,temperature=4`. **Composition**: an option that is
+a reference may have options of its own in brackets, and `a+b` means both:
+`wise-ft:base=(lwf:alpha=2)`, `soup:members=pretrained+ft+ewc+lwf`, `lp-ft:second=lora`; `ft@1` is
+`ft` with another seed. A cycle, a member that no method is called, or one that cannot be averaged
+is refused when planning; so is a method on a backbone that lacks what it needs.
+
+**Search.** `--search lambda=0.01,0.1,1` tries each value of a method's option on the training part
+of each fine-tuning set and takes the one with the best accuracy on the held-out part
+(`recipe.held_out`, 20 % unless given; of all methods of that run, so that they stay comparable).
+What was tried and chosen is in the results, as `facts`. A method is given its fine-tuning set, and
+never sees a dataset that scores it. `--sweep alpha=0,0.25,0.5,0.75,1` shows every value as a method
+of its own instead, evaluated in one pass.
+
+**Presets.** `default` follows each method's own paper, `--preset paper` the reference code of
+ImageNet-RIB where it chose otherwise. Every table names its preset.
+
+```console
+rib-harness run -m ft -m ewc --search lambda=0.01,0.1,1
+rib-harness run -m wise-ft --sweep alpha=0,0.25,0.5,0.75,1
+rib-harness run -m soup:members=pretrained+ft+lwf -m lp-ft:second=lora
+```
+"""
+
+
+def methods() -> list[Component]:
+    """In the order in which the plugin lists them."""
+    found = [c for c in load_catalog().list("method") if c.plugin.name == "cl-methods"]
+    listed = (found[0].plugin.components or {})["method"]
+    return sorted(found, key=lambda component: listed.index(component.id))
+
+
+def overview(components: list[Component]) -> str:
+    """One row a method."""
+    rows = ["| method | what it does | trains | needs |", "|---|---|---|---|"]
+    for component in components:
+        spec = component.spec
+        needs = [f"`{text}`" for text in (*spec.needs, *spec.calls, *spec.reads)]  # type: ignore[attr-defined]
+        needs += [f"the backbone's `{text}`" for text in spec.requires]  # type: ignore[attr-defined]
+        if spec.holds_out:  # type: ignore[attr-defined]
+            needs.append("held-out images")
+        rows.append(
+            f"| [{spec.name}](#{spec.name}) | {spec.summary} | {spec.trains} | "  # type: ignore[attr-defined]
+            f"{', '.join(needs) or '–'} |"
+        )
+    return "\n".join(rows)
+
+
+def section(component: Component) -> str:
+    """A method's docstring as Markdown."""
+    spec, signature = component.spec, component.signature
+    text = re.sub(r"\nArgs:\n((?:[ \t]+.*\n?|\n)+)", "\n", signature.doc + "\n")
+    source = re.search(r"^Source: ((?:.+\n)+)", text, re.MULTILINE)
+    text = text.replace(source[0] if source else "", "")
+    text = re.sub(r"^(Helps|Cost): (.)", lambda m: f"**{m[1]}:** {m[2]}", text, flags=re.MULTILINE)
+    lines = [f"## {spec.name}", "", text.strip(), ""]
+    if signature.options:
+        lines += ["| option | default | |", "|---|---|---|"]
+        for option in signature.options:
+            default = "required" if option.default == "<required>" else f"`{option.default}`"
+            lines.append(
+                f"| `{option.name}` | {default} | {option.doc.replace('|', chr(92) + '|')} |"
+            )
+        lines.append("")
+    for name, values in spec.presets.items():  # type: ignore[attr-defined]
+        chosen = ", ".join(f"`{key}={value}`" for key, value in values.items())
+        lines += [f"Preset `{name}`: {chosen}.", ""]
+    if source:
+        lines += [f"Source: {' '.join(source[1].split())}", ""]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """All of it."""
+    components = methods()
+    return "\n".join([HEAD, overview(components), "", *map(section, components)])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
