@@ -63,7 +63,12 @@ def measure(reference: str) -> dict[str, float]:
 
     def names(field: str) -> list[str]:
         texts = [text.format_map(bound.options) for text in getattr(bound.spec, field)]
-        return [one for text in texts for one in members_of(text) if one != "pretrained"]
+        return [
+            one
+            for text in texts
+            for one in members_of(text.removeprefix("*"))
+            if one != "pretrained"
+        ]
 
     pixels, old = (Pixels(images(seed), preprocess, pack=False) for seed in (0, 1))
     task = Task(

@@ -52,7 +52,7 @@ def overview(components: list[Component]) -> str:
     rows = ["| method | what it does | trains | needs |", "|---|---|---|---|"]
     for component in components:
         spec = component.spec
-        needs = [f"`{text}`" for text in (*spec.needs, *spec.calls, *spec.reads)]  # type: ignore[attr-defined]
+        needs = [f"`{text.removeprefix('*')}`" for text in (*spec.needs, *spec.calls, *spec.reads)]  # type: ignore[attr-defined]
         needs += [f"the backbone's `{text}`" for text in spec.requires]  # type: ignore[attr-defined]
         if spec.holds_out:  # type: ignore[attr-defined]
             needs.append("held-out images")

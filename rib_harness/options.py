@@ -119,7 +119,7 @@ def _unprotected(value: str) -> str:
     inner = _without_brackets(value)
     parts = split_outside_brackets(inner, "+")
     sum_inside = len(parts) > 1 and any(":" in p and not p.startswith("(") for p in parts)
-    return value if sum_inside else inner
+    return value if sum_inside or inner == value else _unprotected(inner)
 
 
 @dataclass(frozen=True)

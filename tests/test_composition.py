@@ -456,3 +456,75 @@ def test_the_hardest_images_are_kept_of_those_that_are_not_held_out() -> None:
         (task,) = (t for _, t, _ in Spy.seen if set(t.images.source) <= set(source))
         assert set(task.images.source) == hardest
         assert set(task.held_out.images.source) == set(source[held])
+
+
+def test_a_member_of_another_seed_has_the_same_images_held_out() -> None:
+    """Else it would have been trained on the images that choose: its split is the run's."""
+    catalog, seen = spying()
+    run_of("best-of:members=spy+spy@1", catalog, limit=6)
+    trained, held = seen["trained"], seen["held"]
+    assert len(trained) == 4 and len(held) == 2
+    for names in trained:
+        assert not any(names & apart for apart in held)
+
+
+def spying() -> tuple[Catalog, dict[str, list[set[str]]]]:
+    """A method that notes what it is trained on, and `best-of`'s held-out images beside it."""
+    seen: dict[str, list[set[str]]] = {"trained": [], "held": []}
+
+    class Spy:
+        def finetune(self, task: Task) -> Any:
+            seen["trained"].append({f"{task.label.split('/')[2]}:{s}" for s in task.images.source})
+            held = {f"{task.label.split('/')[2]}:{s}" for s in task.held_out.images.source}
+            if held not in seen["held"]:
+                seen["held"].append(held)
+            return task.pretrained.copy()
+
+    return catalog_with((MethodSpec(name="spy", target="", summary=""), Spy)), seen
+
+
+@pytest.mark.parametrize(
+    ("text", "needs"),
+    [
+        ("soup:members=(best-of:members=ft+lwf)", ["best-of:members=ft+lwf"]),
+        ("soup:members=((best-of:members=ft+lwf)+ft)", ["best-of:members=ft+lwf", "ft"]),
+        ("wise-ft:base=(soup:members=ft+lwf)", ["soup:members=ft+lwf"]),
+        ("wise-ft:base=((lwf:alpha=2))", ["lwf:alpha=2"]),
+        ("wise-ft:base=lwf:alpha=2", ["lwf:alpha=2"]),
+        ("soup:members=lwf:alpha=2+ft", ["lwf:alpha=2", "ft"]),
+    ],
+)
+def test_brackets_say_what_belongs_together(text: str, needs: list[str]) -> None:
+    plan, _ = run_of(text)
+    step = [s for s in tuned(plan).values() if s.needs][-1]
+    assert list(step.needs) == needs
+    again = plan_of(step.method.id if step.method is not None else "")
+    assert {s.key for s in again.steps} == {s.key for s in plan.steps}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("wise-ft:base=ft+lwf", "expected one method, got 'ft+lwf'"),
+        ("lp-ft:second=ft+lwf", "expected one method, got 'ft+lwf'"),
+        ("tpgm:base=ft+lwf", "expected one method, got 'ft+lwf'"),
+        ("ewc:data=digits-train+digits-v2", "expected one dataset, got 'digits-train+digits-v2'"),
+    ],
+)
+def test_a_sum_is_refused_where_one_is_meant(text: str, expected: str) -> None:
+    assert expected in problem(text)
+
+
+def test_a_dataset_made_from_photographs_that_score_the_run_may_not_be_read() -> None:
+    said = problem("ewc:data=digits-cartoon")
+    assert "it is made from the photographs of digits-test, which scores this run" in said
+
+
+def test_a_chain_of_methods_without_an_end_is_refused() -> None:
+    class Grow:
+        def __init__(self, base: str = "ft"):
+            self.base = base
+
+    spec = MethodSpec(name="grow", target="", summary="", needs=("grow:base=({base}+ft)",))
+    with pytest.raises(ConfigError, match="methods that need methods, 12 deep and more"):
+        plan_of("grow", catalog_with((spec, Grow)))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from open_clip.transformer import VisionTransformer as ClipTransformer
+from timm import create_model
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
@@ -23,6 +24,7 @@ from timm.models.vision_transformer import (
     VisionTransformer,
 )
 from torch import Tensor, nn
+from torchvision.models.vision_transformer import ConvStemConfig
 from torchvision.models.vision_transformer import VisionTransformer as VisionTransformerTV
 
 from rib_harness import BackboneSpec, ConfigError
@@ -89,6 +91,15 @@ def test_a_vision_transformer_is_found_with_its_measures(kind: str) -> None:
         assert found is not None
         assert (len(found.blocks), found.width, found.prefix, found.patch) == measures
         assert parts_of(encoder) == parts
+
+
+def test_behind_a_stem_of_convolutions_the_width_is_still_that_of_the_blocks() -> None:
+    """The first convolution of timm's hybrid has 64 channels, of torchvision's stem 8."""
+    hybrid = transformer_of(create_model("vit_tiny_r_s16_p8_224", img_size=64, depth=2))
+    assert hybrid is not None and hybrid.width == 192
+    stem = [ConvStemConfig(8, 3, 2), ConvStemConfig(8, 3, 2), ConvStemConfig(8, 3, 2)]
+    found = transformer_of(VisionTransformerTV(16, 8, 3, 2, 12, 24, conv_stem_configs=stem))
+    assert found is not None and (found.width, found.patch) == (12, 8)
 
 
 class Recorded(nn.Module):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -67,6 +69,23 @@ def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(towards)
     assert towards(keep=0.0).finetune(task).head.weight.equal(task.pretrained.head.weight)
     assert task.pretrained.fingerprint() == start
+
+
+def test_the_page_of_the_methods_is_fresh() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "docs" / "make_methods.py"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert page == made.stdout, "python docs/make_methods.py > docs/methods.md"
+
+
+def test_every_method_says_what_it_does_when_it_helps_and_what_it_costs() -> None:
+    for component in load_catalog().list("method"):
+        doc = component.signature.doc
+        for part in ("\n\nHelps: ", "\n\nCost: ", "\n\nSource: ", "\n\n    "):
+            assert part in doc, f"{component.id}: {part.strip() or 'a formula'} is missing"
+        assert all(option.doc for option in component.signature.options), component.id
 
 
 def test_the_registry_says_what_the_installed_plugins_say() -> None:

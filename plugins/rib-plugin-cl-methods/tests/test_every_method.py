@@ -120,7 +120,8 @@ def method(name: str) -> Any:
 def filled(name: str, what: str) -> list[str]:
     """The references that the method's spec declares, filled from its options."""
     texts = [text.format_map(bound(name).options) for text in getattr(bound(name).spec, what)]
-    return [one for text in texts for one in members_of(text) if one != "pretrained"]
+    members = [one for text in texts for one in members_of(text.removeprefix("*"))]
+    return [one for one in members if one != "pretrained"]
 
 
 def task_for(name: str, net: str, **arguments: Any) -> Task:

@@ -129,17 +129,35 @@ LORA = {"r": 2, "lora_alpha": 3.0}
 VERA = {"r": 5, "d_initial": 0.3, "projection_prng_key": 4}
 LINEAR = ["patch_embed.proj", *MLPS, *QKV, "blocks.0.attn.proj", "blocks.1.attn.proj"]
 BY_PEFT: dict[str, tuple[str, Any, Any, list[str]]] = {
-    "lora": ("timm", LowRankAdaptation(2, 3.0), peft.LoraConfig(**LORA), QKV),
-    "lora-all": ("timm", LowRankAdaptation(2, 3.0, "all"), peft.LoraConfig(**LORA), LINEAR),
-    "lora-conv": ("conv", LowRankAdaptation(2, 3.0), peft.LoraConfig(**LORA), ["0"]),
-    "dora": ("timm", WeightDecomposedAdaptation(2, 3.0),
-             peft.LoraConfig(**LORA, use_dora=True), QKV),
-    "dora-conv": ("conv", WeightDecomposedAdaptation(2, 3.0),
-                  peft.LoraConfig(**LORA, use_dora=True), ["0"]),
+    "lora": ("timm", LowRankAdaptation(2, 3.0, lr_scale=10.0), peft.LoraConfig(**LORA), QKV),
+    "lora-all": (
+        "timm",
+        LowRankAdaptation(2, 3.0, "all", lr_scale=10.0),
+        peft.LoraConfig(**LORA),
+        LINEAR,
+    ),
+    "lora-conv": ("conv", LowRankAdaptation(2, 3.0, lr_scale=10.0), peft.LoraConfig(**LORA), ["0"]),
+    "dora": (
+        "timm",
+        WeightDecomposedAdaptation(2, 3.0, lr_scale=10.0),
+        peft.LoraConfig(**LORA, use_dora=True),
+        QKV,
+    ),
+    "dora-conv": (
+        "conv",
+        WeightDecomposedAdaptation(2, 3.0, lr_scale=10.0),
+        peft.LoraConfig(**LORA, use_dora=True),
+        ["0"],
+    ),
     "vera": ("timm", VectorAdaptation(5, 0.3), peft.VeraConfig(**VERA), QKV),
-    "boft": ("timm", ButterflyFinetuning(), peft.BOFTConfig(boft_block_size=4), QKV),
-    "boft-3": ("timm", ButterflyFinetuning(3), peft.BOFTConfig(boft_block_size=3), QKV),
-}  # fmt: skip
+    "boft": ("timm", ButterflyFinetuning(lr_scale=10.0), peft.BOFTConfig(boft_block_size=4), QKV),
+    "boft-3": (
+        "timm",
+        ButterflyFinetuning(3, lr_scale=10.0),
+        peft.BOFTConfig(boft_block_size=3),
+        QKV,
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BY_PEFT)
@@ -167,11 +185,15 @@ def test_it_is_a_training_loop_around_peft_merged(case: str) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [LowRankAdaptation(train_head=False), LowRankAdaptation(layers="q-v", train_head=False),
-     WeightDecomposedAdaptation(train_head=False), VectorAdaptation(train_head=False),
-     ButterflyFinetuning(train_head=False)],
+    [
+        LowRankAdaptation(train_head=False, lr_scale=10.0),
+        LowRankAdaptation(layers="q-v", train_head=False, lr_scale=10.0),
+        WeightDecomposedAdaptation(train_head=False, lr_scale=10.0),
+        VectorAdaptation(train_head=False),
+        ButterflyFinetuning(train_head=False, lr_scale=10.0),
+    ],
     ids=["lora", "lora-q-v", "dora", "vera", "boft"],
-)  # fmt: skip
+)
 def test_without_train_head_the_head_stays(method: Any) -> None:
     """Source: the names of the layers that are adapted."""
     task = task_on("timm")
@@ -187,7 +209,7 @@ def test_torchs_own_attention_is_not_adapted(layers: Any, kind: str) -> None:
                   "open-clip": ("transformer.resblocks.{i}.mlp.{j}", "conv1")}[kind]  # fmt: skip
     inner = ("0", "3") if kind == "torchvision" else ("c_fc", "c_proj")
     names = {first} | {mlp.format(i=i, j=j) for i in (0, 1) for j in inner}
-    result = LowRankAdaptation(layers=layers, train_head=False).finetune(task)
+    result = LowRankAdaptation(layers=layers, train_head=False, lr_scale=10.0).finetune(task)
     assert set(changed(result, task.pretrained)) == {f"encoder.{name}.weight" for name in names}
 
 
@@ -210,7 +232,7 @@ def test_q_v_is_low_rank_updates_of_queries_and_values_trained_by_hand() -> None
         return torch.func.functional_call(encoder, weights(), x)
 
     head, _ = train_by_hand(task, features, [*a, *b], 0.5)
-    result = LowRankAdaptation(2, 3.0, "q-v").finetune(task)
+    result = LowRankAdaptation(2, 3.0, "q-v", lr_scale=10.0).finetune(task)
     assert_near(result.head.state_dict(), head.state_dict())
     for name, expected in weights().items():
         assert_near(result.encoder.get_parameter(name), expected, atol=5e-5)
@@ -220,7 +242,7 @@ def test_q_v_is_low_rank_updates_of_queries_and_values_trained_by_hand() -> None
 def test_q_v_leaves_the_keys_and_has_the_rank_it_says(rank: int) -> None:
     """Source: the rows of the fused layer; singular values by numpy."""
     task = task_on("timm", steps=3)
-    result = LowRankAdaptation(rank, layers="q-v").finetune(task)
+    result = LowRankAdaptation(rank, layers="q-v", lr_scale=10.0).finetune(task)
     assert set(changed(result, task.pretrained)) == {f"encoder.{n}.weight" for n in QKV} | {*HEAD}
     for name in QKV:
         new, old = (m.encoder.get_parameter(f"{name}.weight") for m in (result, task.pretrained))
@@ -236,7 +258,7 @@ def test_the_first_update_grows_with_the_square_of_alpha_over_rank(layers: Any) 
     updates = []
     for alpha in (4.0, 12.0):
         task = task_on("timm", steps=1, lr=0.5)
-        result = LowRankAdaptation(2, alpha, layers, train_head=False).finetune(task)
+        result = LowRankAdaptation(2, alpha, layers, train_head=False, lr_scale=10.0).finetune(task)
         name = f"encoder.{QKV[0]}.weight"
         updates.append(result.state_dict()[name] - task.pretrained.state_dict()[name])
     assert_near(updates[1], 9 * updates[0], atol=1e-5)
@@ -251,7 +273,7 @@ def test_vera_has_an_update_of_its_rank_and_boft_keeps_angles_between_rows() -> 
     new = VectorAdaptation(rank=2).finetune(task).encoder.get_parameter(name)
     values = np.linalg.svd(new.detach().double().numpy() - old, compute_uv=False)
     assert values[2] < 1e-6 < 1e-4 < values[1]
-    rotated = ButterflyFinetuning().finetune(task).encoder.get_parameter(name)
+    rotated = ButterflyFinetuning(lr_scale=10.0).finetune(task).encoder.get_parameter(name)
     directions = [w / np.linalg.norm(w, axis=1, keepdims=True)
                   for w in (old, rotated.detach().double().numpy())]  # fmt: skip
     np.testing.assert_allclose(*[d @ d.T for d in directions], atol=1e-5)
@@ -324,7 +346,7 @@ def prompted(kind: str, model: nn.Module, x: Tensor, prompts: Sequence[Tensor]) 
 @pytest.mark.parametrize("kind", ["timm", "timm-average", "torchvision", "open-clip"])
 def test_prompts_are_tokens_trained_behind_the_class_token(kind: str, depth: Any) -> None:
     """Source: the forward pass of these transformers and SGD, written out."""
-    method, task = VisualPromptTuning(tokens=3, depth=depth), task_on(kind)
+    method, task = VisualPromptTuning(tokens=3, depth=depth, lr_scale=10.0), task_on(kind)
     prompts = [*leaves(method.finetune(task_on(kind, steps=0)), ".prompts").values()]
     assert len(prompts) == {"shallow": 1, "deep": 2}[depth]
     encoder = task.pretrained.encoder
@@ -337,7 +359,7 @@ def test_prompts_are_tokens_trained_behind_the_class_token(kind: str, depth: Any
 
 def test_prompts_begin_uniform_in_a_range_made_from_patch_and_width() -> None:
     """Source: U(−v, v) with v = √(6 / (3 · 4² + 12)), the paper's; its mean and deviation."""
-    method = VisualPromptTuning(tokens=1000, depth="deep")
+    method = VisualPromptTuning(tokens=1000, depth="deep", lr_scale=10.0)
     drawn = [*leaves(method.finetune(task_on("timm", steps=0)), ".prompts").values()]
     values, v = torch.cat(drawn).detach().numpy(), math.sqrt(6 / 60)
     assert 0.999 * v < values.max() <= v and -v <= values.min() < -0.999 * v
@@ -366,7 +388,7 @@ def vit_by_hand(m: Any, mlp: Callable[[int, nn.Module, Tensor], Tensor]) -> Any:
 @pytest.mark.parametrize(("reduction", "narrow"), [(4, 3), (100, 1)])
 def test_an_adapter_is_a_bottleneck_behind_the_mlp(reduction: int, narrow: int) -> None:
     """Source: h + up(GELU(down(h))) with the error function, and SGD, written out."""
-    method, task = Adapters(reduction), task_on("timm", steps=3)
+    method, task = Adapters(reduction, lr_scale=10.0), task_on("timm", steps=3)
     start = method.finetune(task_on("timm", steps=0))
     own = leaves(start, ".down.") | leaves(start, ".up.")
     assert sum(p.numel() for p in own.values()) == 2 * (2 * 12 * narrow + narrow + 12)
@@ -426,7 +448,7 @@ def test_the_auxiliary_loss_is_1_in_balance_and_the_number_of_experts_in_collaps
 @pytest.mark.parametrize("aux", [0.0, 0.5])
 def test_experts_and_routers_are_trained_by_hand(aux: float) -> None:
     """Source: experts picked by index and SGD in plain torch; at step 1 only aux moves routers."""
-    method, task = MixtureOfAdapters((1, 3), aux, 0.2), task_on("timm", 6, lr=0.2)
+    method, task = MixtureOfAdapters((1, 3), aux, 0.2, lr_scale=10.0), task_on("timm", 6, lr=0.2)
     start = method.finetune(task_on("timm", steps=0))
     own = {n: p for n, p in leaves(start, ".mlp.").items() if ".mlp.mlp." not in n}
     unbalanced: list[Any] = []
@@ -582,7 +604,7 @@ def test_every_border_starts_from_noise_of_its_own() -> None:
 
 def test_what_moa_makes_can_be_copied() -> None:
     """Source: its logits; no graph of the last step is left in it."""
-    result = MixtureOfAdapters().finetune(tiny_task(pretrained=tiny_vit()))
+    result = MixtureOfAdapters(lr_scale=10.0).finetune(tiny_task(pretrained=tiny_vit()))
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(result.copy().eval()(images), result(images))
 
@@ -594,7 +616,9 @@ def test_a_layer_with_the_name_of_the_end_of_another_is_adapted_alone() -> None:
         nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
     )  # fmt: skip
     pretrained = Classifier(encoder, nn.Linear(32, 10), TINY).eval()
-    result = LowRankAdaptation(train_head=False).finetune(tiny_task(pretrained=pretrained))
+    result = LowRankAdaptation(train_head=False, lr_scale=10.0).finetune(
+        tiny_task(pretrained=pretrained)
+    )
     before, after = pretrained.state_dict(), result.state_dict()
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["encoder.0.weight"]
