@@ -11,6 +11,7 @@ import os
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +21,6 @@ from PIL import Image
 
 from rib_harness import ImageSet, cache_dir, fingerprint_of
 from rib_plugin_digits import render
-
-#: Raise it when any pixel changes: it names the cached file, and is the specs' version.
-VERSION = 1
 
 Name = Literal["train", "test", "v2", "a", "r", "sketch", "cartoon", "drawing", "object", "c"]
 
@@ -106,7 +104,7 @@ def _classes_of(
 
 def _load() -> dict[str, NDArray[Any]]:
     """All parts, made on first use and kept in the cache folder."""
-    path = cache_dir("digits") / f"digits-{VERSION}.npz"
+    path = cache_dir("digits") / f"digits-{_makers()}.npz"
     try:
         with np.load(path) as kept:
             return dict(kept)
@@ -120,6 +118,16 @@ def _load() -> dict[str, NDArray[Any]]:
         finally:
             Path(scratch).unlink(missing_ok=True)
         return made
+
+
+def _makers() -> str:
+    """Hash of all that makes the pictures: a cached file of other code must not be taken."""
+    digest = hashlib.sha256()
+    for file in (Path(__file__), Path(render.__file__)):
+        digest.update(file.read_bytes())
+    for package in ("numpy", "pillow", "scikit-learn"):
+        digest.update(f"{package} {metadata.version(package)}".encode())
+    return digest.hexdigest()[:16]
 
 
 def make() -> dict[str, NDArray[Any]]:
