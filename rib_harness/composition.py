@@ -232,8 +232,9 @@ def expand(
             if not any(knob.turns(method) for method in bound):
                 raise ConfigError([f"{what} {_unknown(knob, bound)}"])
     made = []
-    for text, method in zip(methods, bound, strict=True):
-        for one in _each_value(text, method, swept):
+    for method in bound:
+        # From its canonical id, so that no spelling decides the keys of what is chosen from.
+        for one in _each_value(method.id, method, swept):
             again = catalog.bind("method", one, preset)
             candidates = _each_value(one, again, searched)
             if len(candidates) == 1:

@@ -93,9 +93,18 @@ class RunResult:
 
     def describe_choices(self) -> list[str]:
         """A line that says what the method chose on the held-out images of each source."""
-        chosen = {i: facts["chosen"] for i, facts in self.facts.items() if "chosen" in facts}
-        texts = (f"{i} {'+'.join(c) if isinstance(c, list) else c}" for i, c in chosen.items())
-        return [f"{self.method} chose, by source: {', '.join(texts)}"] if chosen else []
+
+        def short(reference: str) -> str:
+            plugin, slash, rest = reference.partition("/")
+            return rest if slash and ":" not in plugin else reference
+
+        texts = []
+        for source, facts in self.facts.items():
+            chosen = facts.get("chosen", [])
+            listed = chosen if isinstance(chosen, list) else [chosen]
+            if listed:
+                texts.append(f"{source} {'+'.join(map(short, listed))}")
+        return [f"{self.method} chose, by source: {', '.join(texts)}"] if texts else []
 
     def to_json(self) -> dict[str, Any]:
         """As `results --format json` prints it; accuracies in %, changes in points."""

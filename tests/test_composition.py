@@ -290,12 +290,14 @@ def test_candidates_are_trained_on_one_split_and_the_best_on_its_other_part_is_c
             steps = tuned(plan, name)
             step = steps[f"search(spy,scale=-1|0|1)@{seed}"]
             tried = facts(step)["tried"]
-            right = {f"spy:scale={s:g}": r for s, _, r in given}
+            right = {f"testing/spy:scale={s:g}": r for s, _, r in given}
             assert set(tried) == set(right)
             assert {k: v["accuracy"] for k, v in tried.items()} == pytest.approx(right)
             assert {v["n"] for v in tried.values()} == {len(held)}
-            assert right["spy:scale=1"] > max(right["spy:scale=0"], right["spy:scale=-1"])
-            assert facts(step)["chosen"] == facts(step)["same_as"] == "spy:scale=1"
+            assert right["testing/spy:scale=1"] > max(
+                right["testing/spy:scale=0"], right["testing/spy:scale=-1"]
+            )
+            assert facts(step)["chosen"] == facts(step)["same_as"] == "testing/spy:scale=1"
         assert parts[0] != parts[1]
 
 
@@ -340,7 +342,7 @@ def test_two_knobs_are_searched_together_and_a_sweep_is_outside_of_them() -> Non
 
 def test_a_title_is_in_no_key() -> None:
     searched = plan_of("l2-sp", search="alpha=0.2,0.3")
-    members = "(l2-sp:alpha=0.2)+(l2-sp:alpha=0.3)"
+    members = "(cl-methods/l2-sp:alpha=0.2)+(cl-methods/l2-sp:alpha=0.3)"
     chosen = plan_of(f"best-of:members=({members})", recipe={"max_steps": 2, "held_out": 0.2})
     assert {s.key for s in searched.steps} == {s.key for s in chosen.steps}
     assert {s.id for s in searched.steps} != {s.id for s in chosen.steps}
@@ -528,3 +530,11 @@ def test_a_chain_of_methods_without_an_end_is_refused() -> None:
     spec = MethodSpec(name="grow", target="", summary="", needs=("grow:base=({base}+ft)",))
     with pytest.raises(ConfigError, match="methods that need methods, 12 deep and more"):
         plan_of("grow", catalog_with((spec, Grow)))
+
+
+def test_a_saved_configuration_of_a_search_finds_everything_done() -> None:
+    run_of("lwf", search=("alpha=0.5,2",), sweep=("temperature=1,2",))
+    (saved, *_) = sorted(Path("store/configs").glob("*.toml"))
+    plan = make_plan(make_config({}, saved), load_catalog(), Store("store"))
+    assert plan.missing == []
+    assert {len(step.needs) for step in plan.steps if step.kind == "finetune"} == {0, 2}
