@@ -20,17 +20,22 @@ sees. Costs in words are estimates; measured ones are in
 a reference may have options of its own in brackets, and `a+b` means both:
 `wise-ft:base=(lwf:alpha=2)`, `soup:members=pretrained+ft+ewc+lwf`, `lp-ft:second=lora`; `ft@1` is
 `ft` with another seed. A cycle, a member that no method is called, or one that cannot be averaged
-is refused when planning; so is a method on a backbone that lacks what it needs.
+is refused when planning; so is a method on a backbone that lacks what it needs: `blocks` of a
+vision transformer, attention with a fused `qkv` layer, a `text-tower`, a linear `projection` behind
+the image tower.
 
 **Search.** `--search lambda=0.01,0.1,1` tries each value of a method's option on the training part
 of each fine-tuning set and takes the one with the best accuracy on the held-out part
 (`recipe.held_out`, 20 % unless given; of all methods of that run, so that they stay comparable).
 What was tried and chosen is in the results, as `facts`. A method is given its fine-tuning set, and
-never sees a dataset that scores it. `--sweep alpha=0,0.25,0.5,0.75,1` shows every value as a method
-of its own instead, evaluated in one pass.
+never sees a dataset that scores it; whole photographs are held out, with all their versions. A
+value that diverges is not chosen. To search an option of a base, name the bases:
+`-m wise-ft --search "base=(lwf:alpha=1),(lwf:alpha=3)"`. `--sweep alpha=0,0.25,0.5,0.75,1` shows
+every value as a method of its own instead, evaluated in one pass.
 
-**Presets.** `default` follows each method's own paper, `--preset paper` the reference code of
-ImageNet-RIB where it chose otherwise. Every table names its preset.
+**Presets.** `default` follows each method's own paper where the protocol allows it (the texts below
+say where not), `--preset paper` the reference code of ImageNet-RIB where it chose otherwise. Every
+table names its preset.
 
 ```console
 rib-harness run -m ft -m ewc --search lambda=0.01,0.1,1
@@ -47,13 +52,26 @@ def methods() -> list[Component]:
     return sorted(found, key=lambda component: listed.index(component.id))
 
 
+def filled(text: str, defaults: dict[str, object]) -> str:
+    """A need with the options' defaults: `ft`, or what has to be said."""
+    name = text.removeprefix("*").strip("{}")
+    given = defaults.get(name, name)
+    return f"`{name}`" if given == "<required>" else f"`{given}`, or another `{name}`"
+
+
 def overview(components: list[Component]) -> str:
     """One row a method."""
     rows = ["| method | what it does | trains | needs |", "|---|---|---|---|"]
     for component in components:
         spec = component.spec
-        needs = [f"`{text.removeprefix('*')}`" for text in (*spec.needs, *spec.calls, *spec.reads)]  # type: ignore[attr-defined]
-        needs += [f"the backbone's `{text}`" for text in spec.requires]  # type: ignore[attr-defined]
+        defaults = {option.name: option.default for option in component.signature.options}
+        needs = [filled(text, defaults) for text in (*spec.needs, *spec.calls)]  # type: ignore[attr-defined]
+        for text in spec.reads:  # type: ignore[attr-defined]
+            given = defaults[text.strip("{}")]
+            needs.append("another dataset" + ("" if given == "<required>" else ", if asked for"))
+        for text in spec.requires:  # type: ignore[attr-defined]
+            part, _, only = text.partition(":")
+            needs.append(f"a backbone with `{part}`" + (f", for `{only}`" if only else ""))
         if spec.holds_out:  # type: ignore[attr-defined]
             needs.append("held-out images")
         rows.append(

@@ -42,6 +42,7 @@ from rib_harness.specs import (
     BackboneSpec,
     Event,
     LabelSpace,
+    MethodSpec,
     Spec,
     SuiteSpec,
     Variant,
@@ -521,6 +522,8 @@ def _checked(spec: Any, expected: type[Spec], hook: str) -> Spec:
         raise ValueError(f"{what}: expected target 'package.module:attribute', got {spec.target!r}")
     if isinstance(spec.version, bool) or not isinstance(spec.version, int) or spec.version < 1:
         raise ValueError(f"{what}: expected version 1, 2, …, got {spec.version!r}")
+    if isinstance(spec, MethodSpec) and not 0 <= spec.holds_out < 1:
+        raise ValueError(f"{what}: expected holds_out in 0 … 1, got {spec.holds_out!r}")
     for field in fields(spec):
         value = getattr(spec, field.name)
         if field.name == "label_space" and not isinstance(value, LabelSpace):

@@ -87,6 +87,8 @@ def _filled(method: Bound, field: str) -> list[str]:
     for text in texts:
         several, given = text.startswith("*"), text.removeprefix("*")
         members = members_of(given)
+        if given.count("(") != given.count(")"):
+            raise ConfigError([f"{method.component.what}: a bracket is not closed in {given!r}."])
         if not members or not all(members) or (len(members) > 1 and not several):
             one = "one dataset" if field == "reads" else "one method"
             expected = "methods joined by +" if several else one
@@ -150,13 +152,17 @@ def missing_parts(catalog: Catalog, method: Bound, has: Iterable[str], preset: s
 
 
 def describe_missing(
-    catalog: Catalog, method: Bound, backbone: Bound, parts: Sequence[str], space: LabelSpace
+    catalog: Catalog, method: Bound, lacking: str, parts: Sequence[str], space: LabelSpace
 ) -> str:
-    """Why a method refuses a backbone, and which backbones it takes."""
+    """Why a method refuses a backbone, and which backbones it takes.
+
+    Args:
+        lacking: the backbone and a verb, e.g. `digits-conv does not have`.
+    """
     words = " and ".join(_PARTS.get(part, part) for part in parts)
     having = list(_backbones_with(catalog, parts, space))
     shown = ", ".join(having[:4]) + (f" and {len(having) - 4} more" if len(having) > 4 else "")
-    text = f"{method.label} needs {words}, which {backbone.label} does not have."
+    text = f"{method.label} needs {words}, which {lacking}."
     return f"{text} Backbones that do: {shown or f'none is known over {space.name}'}."
 
 

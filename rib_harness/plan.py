@@ -35,7 +35,7 @@ from rib_harness.images import ImageSet, Preprocess
 from rib_harness.known_answers import Expected
 from rib_harness.options import Reference, spelled
 from rib_harness.protocols import Identity
-from rib_harness.pruning import held_out, kept_count
+from rib_harness.pruning import held_out, is_pruned, kept_count
 from rib_harness.specs import SuiteSpec
 from rib_harness.store import RUN_FORMAT, Store, key_of
 
@@ -96,7 +96,8 @@ class Step:
         preprocess: what its pictures go through: the backbone's, but for sets of crops.
         images: images to score.
         updates: optimizer steps at most.
-        split: seed of the held-out part: the run's, also for a checkpoint of another seed.
+        split: seed of which images are trained on: the run's, also for a checkpoint of another
+            seed.
         needs: for a fine-tuning step, reference → step of the checkpoint that it starts from.
         calls: reference → method that it runs itself.
         reads: datasets that it reads beside the fine-tuning set, each with its preprocessing.
@@ -240,7 +241,9 @@ class _Planner:
                 )
         for method in methods:
             check_composition(self.catalog, method, self.config.preset)
-        self.options = self._dataset_options()
+        self.options = self._dataset_options(
+            [name for method in methods for name in self._all_reads(method)]
+        )
         self._check_licenses()
         scoring = [*members, *self.spec.references]
         self.read = self._read_too(methods, scoring)
@@ -314,13 +317,13 @@ class _Planner:
             return self.catalog.bind(kind, own)
         return self.catalog.bind(kind, text)
 
-    def _dataset_options(self) -> dict[str, str]:
+    def _dataset_options(self, reads: Sequence[str]) -> dict[str, str]:
         """Dataset → its reference with options, of those that the configuration names.
 
         Raises:
             ConfigError: one that is not in the suite, or twice; its options are checked later.
         """
-        known = [*self.spec.members, *self.spec.references]
+        known = [*self.spec.members, *self.spec.references, *reads]
         options: dict[str, str] = {}
         problems = []
         for text in self.config.data:
@@ -339,7 +342,8 @@ class _Planner:
 
     def _spelled(self, name: str) -> str:
         """The dataset with its options, of which no path depends on the current folder."""
-        return f"{name}:{','.join(spelled(self.datasets[name].bound.explicit))}"
+        opened = {**self.read, **self.datasets}[name]
+        return f"{name}:{','.join(spelled(opened.bound.explicit))}"
 
     def _check_licenses(self) -> None:
         problems = []
@@ -494,9 +498,11 @@ class _Planner:
                 has = backbone.identity.has
                 parts = missing_parts(self.catalog, method, has, self.config.preset)
                 if parts:
+                    space = self.spec.label_space
+                    lacks = "does not have" if has else "does not say that it has (`Identity.has`)"
                     problems.append(
                         describe_missing(
-                            self.catalog, method, backbone.bound, parts, self.spec.label_space
+                            self.catalog, method, f"{backbone.bound.label} {lacks}", parts, space
                         )
                     )
         if problems:
@@ -541,7 +547,7 @@ class _Planner:
             "method": method.key_fields(),
             "recipe": recipe.model_dump(mode="json"),
             "seed": seed,
-            "split": split if recipe.held_out else None,
+            "split": split if recipe.held_out or is_pruned(recipe) else None,
             "needs": {reference: step.key for reference, step in needs.items()},
             "calls": {reference: one.key_fields() for reference, one in calls.items()},
             "reads": {
@@ -606,7 +612,8 @@ class _Planner:
         return preprocess
 
     def _updates(self, images: ImageSet, recipe: Recipe, split: int) -> int:
-        labels = np.delete(images.labels, held_out(images.labels, recipe.held_out, split))
+        apart = held_out(images.labels, images.source, recipe.held_out, split)
+        labels = np.delete(images.labels, apart)
         per_epoch = math.ceil(kept_count(labels, recipe) / recipe.batch_size)
         steps = recipe.epochs * per_epoch
         return steps if recipe.max_steps is None else min(steps, recipe.max_steps)

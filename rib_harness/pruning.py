@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +21,34 @@ def needs_scores(recipe: Recipe) -> bool:
     return recipe.keep < 1 and recipe.keep_by != "random"
 
 
-def held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+def held_out(
+    labels: NDArray[np.int64], source: NDArray[Any], share: float, seed: int
+) -> NDArray[np.int64]:
     """Indices of the images that are not trained on, ascending: about the share of each class.
 
-    Drawn by the seed, systematically: also where most classes have an image or two, the whole
-    part has its share (one image at least), and no class gives much more than its own.
+    Whole photographs are held out, with all their versions: of a set with fifteen corruptions of
+    each, another corruption would have been trained on. Drawn by the seed, systematically: also
+    where most classes have a photograph or two, the whole part has its share (one at least), and
+    no class gives much more than its own.
 
     Args:
         labels: (N,).
+        source: (N,), which photograph each image is a version of.
         share: of the set, 0 … 1; 0 is none.
     """
     if not share:
         return np.empty(0, np.int64)
+    _, first, photograph = np.unique(source, return_index=True, return_inverse=True)
+    kinds = labels[first]
     rng = np.random.default_rng([seed, 0x68656C64])  # a stream of its own
-    order = rng.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    quantile = np.empty(len(labels))
-    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+    order = rng.permutation(len(kinds))
+    order = order[np.argsort(kinds[order], kind="stable")]
+    quantile = np.empty(len(kinds))
+    for members in np.split(order, np.flatnonzero(np.diff(kinds[order])) + 1):
         quantile[members] = (np.arange(len(members)) + rng.random()) / len(members)
-    count = min(max(1, round(share * len(labels))), len(labels) - 1)
-    return np.sort(np.argsort(quantile, kind="stable")[:count])
+    count = min(max(1, round(share * len(kinds))), len(kinds) - 1)
+    apart = np.argsort(quantile, kind="stable")[:count]
+    return np.flatnonzero(np.isin(photograph, apart))
 
 
 def kept_count(labels: NDArray[np.int64], recipe: Recipe) -> int:

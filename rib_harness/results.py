@@ -92,7 +92,10 @@ class RunResult:
         return [f"known answers, {who}: {', '.join(texts)}" for who, texts in by_source.items()]
 
     def describe_choices(self) -> list[str]:
-        """A line that says what the method chose on the held-out images of each source."""
+        """A line that says what the method chose on the held-out images of each source.
+
+        With the accuracy in % of each that was tried there.
+        """
 
         def short(reference: str) -> str:
             plugin, slash, rest = reference.partition("/")
@@ -102,9 +105,12 @@ class RunResult:
         for source, facts in self.facts.items():
             chosen = facts.get("chosen", [])
             listed = chosen if isinstance(chosen, list) else [chosen]
+            tried = facts.get("tried", {})
+            shown = ", ".join(f"{short(one)} {s['accuracy']:.1f}" for one, s in tried.items())
             if listed:
-                texts.append(f"{source} {'+'.join(map(short, listed))}")
-        return [f"{self.method} chose, by source: {', '.join(texts)}"] if texts else []
+                texts.append(f"{source} {'+'.join(map(short, listed))} (of {shown})")
+        seed = self.record["seed"]
+        return [f"{self.method}, seed {seed}, chose: {'; '.join(texts)}"] if texts else []
 
     def to_json(self) -> dict[str, Any]:
         """As `results --format json` prints it; accuracies in %, changes in points."""
@@ -149,6 +155,10 @@ class RunResult:
                 "created": record["created"],
             },
         }
+
+
+def _joined(chosen: str | list[str]) -> str:
+    return chosen if isinstance(chosen, str) else "+".join(chosen)
 
 
 def known(compute: Callable[..., float], *arguments: Any) -> float | None:
@@ -264,6 +274,7 @@ class Results(Sequence[RunResult]):
                             "change": change,
                             "options": record.get("data", {}).get(dataset, ""),
                             "known_answer": answers.get(dataset, {}).get("expected"),
+                            "chosen": _joined(run.facts.get(source or "", {}).get("chosen", "")),
                         }
                     )
         return rows

@@ -22,7 +22,14 @@ import tomli_w
 
 from rib_harness.catalog import Catalog, guarded, load_catalog
 from rib_harness.config import RunConfig, check_requirements, make_config
-from rib_harness.errors import ConfigError, PluginError, RibError, StoreError, nearest
+from rib_harness.errors import (
+    ConfigError,
+    DivergedError,
+    PluginError,
+    RibError,
+    StoreError,
+    nearest,
+)
 from rib_harness.files.download import go_offline
 from rib_harness.images import Preprocess
 from rib_harness.known_answers import Miss, misses
@@ -177,6 +184,8 @@ def execute(session: Session) -> Results:
         KeyboardInterrupt: stopped; finished steps are kept, and a fit under way goes on later.
     """
     store, plan = session.store, session.plan
+    # It may refuse options and recipe: before anything is written.
+    walk = _Walk(session) if plan.missing or _missed(session) else None
     store.prepare()
     config_toml = tomli_w.dumps(session.config.model_copy(update=plan.resolved).resolved())
     # Each with its own time, so that a store lists them in the order of the command.
@@ -188,9 +197,8 @@ def execute(session: Session) -> Results:
     missed: list[Miss] = []
     session.catalog.notify(Event("run_started", str(store.path)), log)
     try:
-        if plan.missing or _missed(session):
+        if walk is not None:
             with TerminateAsInterrupt():
-                walk = _Walk(session)
                 missed = walk.all()
                 failures = walk.failures
     finally:
@@ -231,6 +239,7 @@ class _Walk:
         self.session = session
         self.store, self.plan, self.progress = session.store, session.plan, session.progress
         self.failures: dict[str, str] = {}
+        self.diverged: set[str] = set()  # keys of fine-tunings: a choice goes on without them
         self._built: dict[str, Classifier] = {}
         self._pixels: dict[tuple[str, Any], Pixels] = {}
         for recipe in {step.recipe for step in self.plan.steps if step.recipe}:
@@ -310,9 +319,10 @@ class _Walk:
             raise TypeError(step)
         rest = np.arange(len(pixels))
         if step.recipe.held_out:
-            apart = held_out(pixels.images.labels, step.recipe.held_out, step.split)
+            images = pixels.images
+            apart = held_out(images.labels, images.source, step.recipe.held_out, step.split)
             if not len(apart):
-                raise RibError("nothing can be held out of a set of one image.")
+                raise RibError("nothing can be held out of a set of one photograph.")
             rest = np.delete(rest, apart)
             pixels, held = pixels.taken(rest), pixels.taken(apart)
         if not is_pruned(step.recipe):
@@ -323,7 +333,7 @@ class _Walk:
                 raise RibError("keep_by needs the pretrained backbone's scores, which failed.")
             table = Scores.read(self.store.folder(step.pre.key) / "scores.parquet")
             scores = {n: table.column(n)[rest].astype("float64") for n in ("nll", "brier")}
-        return pixels.taken(kept(pixels.images.labels, step.recipe, step.seed, scores)), held
+        return pixels.taken(kept(pixels.images.labels, step.recipe, step.split, scores)), held
 
     def attempt(self, steps: Sequence[Step], work: Any) -> None:
         """Do the work; if it fails, its steps failed and the others go on."""
@@ -336,6 +346,8 @@ class _Walk:
         except (Exception, SystemExit) as problem:
             if isinstance(problem, OSError) and is_full(problem):
                 raise full_disk(self.store.path) from problem
+            if isinstance(problem, DivergedError):
+                self.diverged |= {step.key for step in steps}
             error = str(problem) if isinstance(problem, RibError) else repr(problem)
             if not isinstance(problem, RibError):
                 error += f" (traceback in {self.write_traceback(steps[0])})"
@@ -421,7 +433,10 @@ class _Walk:
         with store.lock(step.key, lambda: self.progress.say(f"waits for {step.id}")):
             if store.done(step.key) is not None:
                 return
-            for reference, needed in step.needs.items():
+            needs = {r: s for r, s in step.needs.items() if s.key not in self.diverged}
+            if not (step.method.spec.chooses and needs):
+                needs = dict(step.needs)
+            for reference, needed in needs.items():
                 if store.done(needed.key) is None:
                     raise RibError(f"it needs {reference}, which failed.")
             work = store.work(step.key)
@@ -436,7 +451,7 @@ class _Walk:
                 recipe=step.recipe,
                 seed=step.seed,
                 accelerator=self.accelerator,
-                checkpoints={r: self.load(s, step.backbone) for r, s in step.needs.items()},
+                checkpoints={r: self.load(s, step.backbone) for r, s in needs.items()},
                 methods={reference: one.build() for reference, one in step.calls.items()},
                 datasets={name: self.pixels_of(*one) for name, one in step.reads.items()},
                 text=getattr(step.backbone.bound.build(), "text_tower", None),
@@ -456,13 +471,43 @@ class _Walk:
                     f"{step.method.component.what} changed the pretrained classifier; it must "
                     "work on task.pretrained.copy()."
                 )
-            _check_finite(classifier, step)
+            self.check_result(classifier, step, task.facts)
             done = {**self.done(step, seconds), "facts": task.facts}
             with store.writing(step.key, step.inputs, done) as folder:
                 classifier.save(folder / "model.safetensors")
                 histories = sorted(work.glob("history-*.jsonl"))
                 (folder / "history.jsonl").write_text("".join(h.read_text() for h in histories))
         store.discard_work(step.key)
+
+    def check_result(self, classifier: object, step: Step, facts: Mapping[str, Any]) -> None:
+        """Raise for what cannot be stored, or not be loaded again.
+
+        Raises:
+            PluginError: no classifier, or one of an architecture that nobody can rebuild.
+            DivergedError: weights that are not finite.
+        """
+        import torch
+
+        from rib_harness.engine.classifier import Classifier
+
+        if step.method is None:
+            raise TypeError(step)
+        what = step.method.component.what
+        if not isinstance(classifier, Classifier):
+            raise PluginError(f"{what}: finetune gave {type(classifier).__name__}, no Classifier.")
+        rebuild = getattr(step.method.build(), "rebuild", None)
+        empty = (rebuild or (lambda given: given))(self.pretrained(step.backbone))
+        own, came = ({k: v.shape for k, v in m.state_dict().items()} for m in (empty, classifier))
+        if own != came and facts.get("same_as") not in step.needs:
+            differ = sorted(k for k in {**own, **came} if own.get(k) != came.get(k))
+            raise PluginError(
+                f"{what}: its result has another architecture ({differ[0]} and {len(differ) - 1} "
+                "more tensors differ) than what a checkpoint of it is loaded into: say "
+                "mergeable=False in its spec and give it a `rebuild` that makes this architecture."
+            )
+        for name, tensor in classifier.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise DivergedError(f"{step.id}: DIVERGED, {name} is not finite.")
 
     def evaluate(self, steps: Sequence[Step]) -> None:
         """Score models: one pass over a dataset for all those that share a preprocessing."""
@@ -538,13 +583,3 @@ def _eval_batch(device: str, size: int) -> int:
     evaluated in batches of 8 (`benchmarks/cpu_batch.py`).
     """
     return 256 if device != "cpu" else min(max(8 * 224**2 // size**2, 4), 256)
-
-
-def _check_finite(classifier: Classifier, step: Step) -> None:
-    import torch
-
-    from rib_harness.errors import DivergedError
-
-    for name, tensor in classifier.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise DivergedError(f"{step.id}: DIVERGED, {name} is not finite.")

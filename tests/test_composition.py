@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from rib_harness import ConfigError, MethodSpec, Results, RibError, Task, cli
+from rib_harness import (
+    ConfigError,
+    MethodSpec,
+    PartialFailureError,
+    Results,
+    RibError,
+    Task,
+    cli,
+)
 from rib_harness.catalog import Catalog, load_catalog
 from rib_harness.composition import Knob
 from rib_harness.config import make_config
@@ -390,14 +398,14 @@ def test_the_held_out_part_has_the_share_of_every_class(share: float) -> None:
     counts = np.array([40, 40, 40])
     labels = np.random.default_rng(0).permutation(np.repeat([4, 0, 7], counts))
     for seed in range(20):
-        part = held_out(labels, share, seed)
+        part = held_out(labels, np.arange(len(labels)), share, seed)
         assert part.tolist() == sorted(set(part.tolist()))
         # Classes of one size differ by one image at most, so an integer share is exact.
         assert np.bincount(labels[part])[[0, 4, 7]].tolist() == [40 * share] * 3
     sizes = np.array([400, 150, 60, 7, 1])
     labels = np.repeat(np.arange(5), sizes)
     for seed in range(20):
-        part = held_out(labels, share, seed)
+        part = held_out(labels, np.arange(len(labels)), share, seed)
         assert len(part) == round(share * len(labels))
         # One threshold t for all: |count − t n| < 1 in each class, so |t − share| N ≤ C.
         bound = 1 + len(sizes) * sizes / len(labels)
@@ -406,14 +414,16 @@ def test_the_held_out_part_has_the_share_of_every_class(share: float) -> None:
 
 def test_the_held_out_part_is_drawn_by_the_seed_and_leaves_something_to_train_on() -> None:
     labels = np.repeat(np.arange(10), 9)
-    one, again, other = (held_out(labels, 0.2, seed) for seed in (0, 0, 1))
+    one, again, other = (held_out(labels, np.arange(len(labels)), 0.2, seed) for seed in (0, 0, 1))
     assert one.tolist() == again.tolist() != other.tolist()
-    assert held_out(labels, 0.0, 0).size == 0
+    assert held_out(labels, np.arange(len(labels)), 0.0, 0).size == 0
     singletons = np.random.default_rng(1).permutation(50)
-    assert len(held_out(singletons, 0.2, 0)) == 10
-    assert len(held_out(np.arange(4), 0.01, 0)) == 1
-    assert len(held_out(np.array([3, 3]), 0.99, 0)) == 1
-    drawn = Counter(int(i) for seed in range(400) for i in held_out(np.arange(5), 0.2, seed))
+    assert len(held_out(singletons, np.arange(len(singletons)), 0.2, 0)) == 10
+    assert len(held_out(np.arange(4), np.arange(4), 0.01, 0)) == 1
+    assert len(held_out(np.array([3, 3]), np.arange(2), 0.99, 0)) == 1
+    drawn = Counter(
+        int(i) for seed in range(400) for i in held_out(np.arange(5), np.arange(5), 0.2, seed)
+    )
     assert set(drawn) == set(range(5)) and min(drawn.values()) > 400 / 5 - 5 * 8  # 5 σ
 
 
@@ -449,7 +459,7 @@ def test_the_hardest_images_are_kept_of_those_that_are_not_held_out() -> None:
         assert step.pre is not None
         table = Scores.read(Store("store").folder(step.pre.key) / "scores.parquet")
         labels, nll, source = (table.column(c) for c in ("label", "nll", "source"))
-        held = held_out(labels, 0.3, 0)
+        held = held_out(labels, source, 0.3, 0)
         rest, hardest = np.delete(np.arange(len(labels)), held), set[str]()
         for label in np.unique(labels[rest]):
             members = rest[labels[rest] == label]
@@ -538,3 +548,69 @@ def test_a_saved_configuration_of_a_search_finds_everything_done() -> None:
     plan = make_plan(make_config({}, saved), load_catalog(), Store("store"))
     assert plan.missing == []
     assert {len(step.needs) for step in plan.steps if step.kind == "finetune"} == {0, 2}
+
+
+@pytest.mark.parametrize("name", ["digits-c", "digits-a", "digits-v2"])
+def test_a_photograph_is_held_out_with_all_its_versions(name: str) -> None:
+    """Expected: no photograph on both sides, and the share of photographs."""
+    images = load_catalog().bind("dataset", name).build().open(None)
+    apart = held_out(images.labels, images.source, 0.2, 0)
+    held, trained = set(images.source[apart]), set(np.delete(images.source, apart))
+    assert held and not held & trained
+    assert len(held) == round(0.2 * len(set(images.source)))
+
+
+def test_a_pruned_set_is_that_of_the_run_for_members_of_other_seeds() -> None:
+    catalog, seen = spying()
+    recipe = {"max_steps": 1, "per_class": 2, "held_out": 0.2}
+    run_of("best-of:members=spy+spy@1+spy@2", catalog, limit=8, recipe=recipe)
+    assert len(seen["trained"]) == 6 and len({frozenset(one) for one in seen["trained"]}) == 2
+
+
+def test_a_value_that_diverges_is_not_chosen_and_kills_no_search() -> None:
+    with pytest.raises(PartialFailureError) as caught:
+        run_of("l2-sp", search="alpha=0.1,1e30", recipe={"max_steps": 4})
+    assert len(caught.value.failures) == 2
+    assert all("alpha=1e+30" in step for step in caught.value.failures)
+    (result,) = caught.value.results
+    assert result.complete
+    for chosen in result.facts.values():
+        assert chosen["chosen"] == "cl-methods/l2-sp:alpha=0.1"
+        assert chosen["diverged"] == ["cl-methods/l2-sp:alpha=1e30"]
+    assert "chose: digits-v2 l2-sp:alpha=0.1 (of l2-sp:alpha=0.1" in result.describe_choices()[0]
+
+
+def test_a_value_that_a_method_refuses_leaves_no_run_behind() -> None:
+    with pytest.raises(ConfigError, match="ewc: expected lambda ≥ 0"):
+        run_of("ewc:lambda=-1")
+    assert not Path("store").exists()
+
+
+def test_a_dataset_that_is_read_may_have_options() -> None:
+    plan = plan_of("ewc:data=digits-train", data=["digits-train"])
+    assert [list(s.reads) for s in tuned(plan).values()] == [["digits-train"]]
+    catalog = load_catalog()
+    train = catalog.bind("dataset", "imagenet-train:per_class=3")
+    assert train.arguments()["split"] == "train" and train.spec.may_train
+    assert "has no dataset 'digits-train'" in problem("ft", data=["digits-train"])
+
+
+def test_an_architecture_that_nobody_can_rebuild_is_told_before_it_is_stored() -> None:
+    class Wider:
+        def finetune(self, task: Task) -> Any:
+            model = task.pretrained.copy()
+            model.head = torch.nn.Linear(64, 12)
+            return model
+
+    class Nothing:
+        def finetune(self, task: Task) -> None:
+            return None
+
+    for target, said in ((Wider, "mergeable=False"), (Nothing, "gave NoneType, no Classifier")):
+        spec = MethodSpec(name="odd", target="", summary="")
+        with pytest.raises(PartialFailureError, match=said):
+            run_of("odd", catalog_with((spec, target)))
+
+
+def test_a_bracket_that_is_not_closed_is_told() -> None:
+    assert "a bracket is not closed in '(ft'" in problem("soup:members=(ft")

@@ -324,5 +324,5 @@ def test_a_backbone_that_does_not_say_what_it_has_has_nothing() -> None:
     spec = BackboneSpec(name="silent", target="", summary="", label_space=space, light=True)
     catalog = catalog_with((spec, Silent))
     assert plan_of(["ft", "lora"], catalog, backbone="silent").steps
-    with pytest.raises(ConfigError, match=r"which silent does not have.*: digits-vit"):
+    with pytest.raises(ConfigError, match=r"which silent does not say that it has.*: digits-vit"):
         plan_of("adapter", catalog, backbone="silent")

@@ -153,6 +153,7 @@ class Task:
 
     def on(self, dataset: str) -> Task:
         """The same task on another dataset, which the method `reads`."""
+        dataset = one_reference(dataset)
         if dataset not in self.datasets:
             raise ConfigError([f"{self.label}: declare the dataset {dataset!r} in `reads`."])
         if dataset not in self._others:
@@ -286,10 +287,11 @@ class Task:
             yield self._batch(pixels, indices)
 
     def recompute_batchnorm(self, model: Classifier) -> Classifier:
-        """Set the running statistics of batch-norm to those over the fine-tuning set.
+        """Take the running statistics of batch-norm anew on the fine-tuning set.
 
-        Averaged weights do not fit averaged statistics (arXiv:1803.05407). Without batch-norm
-        nothing happens.
+        Averaged weights do not fit averaged statistics (arXiv:1803.05407). They are the mean over
+        batches of the recipe's size in a random order, as in `torch.optim.swa_utils.update_bn`: in
+        the order of a set, a batch is of one class. Without batch-norm nothing happens.
         """
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if not norms:
@@ -300,7 +302,8 @@ class Task:
             norm.reset_running_stats()
             norm.train().momentum = None  # the mean over all batches
         with torch.no_grad():
-            for batch in self.batches():
+            order = torch.randperm(len(self.pixels), generator=self.generator("batch-norm"))
+            for batch in self.batches(order=order):
                 model(batch.images)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

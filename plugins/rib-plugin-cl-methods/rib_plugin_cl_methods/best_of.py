@@ -12,7 +12,8 @@ class BestOf:
         θ = θ_m,        m = argmax of acc(θ_m) on the held-out images
 
     No member was trained on that part, and no dataset that scores the run is seen: a method is
-    given its fine-tuning set and nothing else. Equal accuracies are told apart by the loss.
+    given its fine-tuning set and nothing else. Equal accuracies are told apart by the loss; a
+    member that diverged is not chosen.
     `--search lambda=0.01,0.1,1` makes the members.
 
     Helps: to compare methods each at its own best setting, chosen as a user could choose it.
@@ -29,8 +30,13 @@ class BestOf:
 
     def finetune(self, task: Task) -> Classifier:
         """Choose."""
-        names = members_of(self.members)
+        members = members_of(self.members)
+        there = [name for name in members if name in (*task.checkpoints, "pretrained")]
+        names = there or members
         tried = {name: task.held_out.score(task.checkpoint(name)) for name in names}
         best = min(names, key=lambda name: (-tried[name]["accuracy"], tried[name]["loss"]))
+        diverged = [name for name in members if name not in names]
         task.report(same_as=best, chosen=best, tried=tried)
+        if diverged:
+            task.report(diverged=diverged)
         return task.checkpoint(best)

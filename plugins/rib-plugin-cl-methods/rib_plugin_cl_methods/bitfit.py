@@ -16,8 +16,8 @@ class BitFit:
 
     Helps: so few weights move that much of the pretrained function has to stay.
 
-    Cost: ft's forward pass; the backward pass makes no gradients of weight matrices, and the
-    optimizer keeps state for about a thousandth of the parameters.
+    Cost: ft's forward pass; the backward pass makes no gradients of the encoder's weight matrices,
+    and the optimizer keeps state for about a hundredth of a ViT-B's parameters, the head's mostly.
 
     Args:
         lr_scale: learning rate as a multiple of the recipe's; biases need a higher one.

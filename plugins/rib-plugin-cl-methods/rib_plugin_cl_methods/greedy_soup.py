@@ -19,7 +19,8 @@ class GreedySoup:
 
     Helps: where some members are bad, since a uniform soup has to swallow them.
 
-    Cost: the members'; then an evaluation of the held-out part for each of them, twice.
+    Cost: the members'; then an evaluation of the held-out part for each of them, twice, and where
+    there is batch-norm a pass over the training part for each.
 
     Args:
         members: references joined by `+`; `pretrained` is the untouched model.

@@ -19,7 +19,9 @@ class LowRankAdaptation:
         W + alpha / rank · B A        A: (rank, in), B: (out, rank), B = 0 at the start
 
     By peft, except for `q-v`: timm's attention makes queries, keys and values with one fused
-    layer, and peft on it adapts all three together.
+    layer, and peft on it adapts all three together. torch's own multi-head attention, in
+    torchvision's and open_clip's transformers, reads its weights past any adapter: there the MLPs
+    and the patch embedding are adapted, and no attention. Take the timm form of such a model.
 
     Helps: where memory is short; and as a bound on how far weights may go.
 

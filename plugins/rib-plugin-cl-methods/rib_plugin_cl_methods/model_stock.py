@@ -35,8 +35,9 @@ class ModelStock:
     members: str = "ft+ft@1"
 
     def __post_init__(self) -> None:
-        count = len(members_of(self.members))
-        expect(count >= 2, "model-stock", "two members at least", self.members)
+        names = members_of(self.members)
+        fine = len(names) >= 2 and len(set(names)) == len(names) and "pretrained" not in names
+        expect(fine, "model-stock", "two different fine-tunings at least", self.members)
 
     def finetune(self, task: Task) -> Classifier:
         """Average, and go part of the way."""

@@ -96,11 +96,11 @@ def register_methods() -> list[MethodSpec]:
               "Keeps the pretrained features of the new images.", "arXiv:2405.16027"),
         # Averages of checkpoints
         _spec("wise-ft", "wise_ft:WiseFT",
-              "Averages the weights before and after fine-tuning.", "arXiv:2109.01903",
+              "Averages the weights before and after fine-tuning.", "arXiv:2109.01903", version=2,
               trains="nothing", needs=("{base}",)),
         _spec("soup", "soup:UniformSoup",
               "Averages the weights of several methods' checkpoints.", "arXiv:2203.05482",
-              trains="nothing", needs=("*{members}",)),
+              version=2, trains="nothing", needs=("*{members}",)),
         _spec("greedy-soup", "greedy_soup:GreedySoup",
               "Averages the checkpoints that help on held-out images.", "arXiv:2203.05482",
               trains="nothing", needs=("*{members}",), holds_out=0.2),

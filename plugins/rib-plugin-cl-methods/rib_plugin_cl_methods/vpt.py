@@ -24,7 +24,7 @@ class VisualPromptTuning:
     The prompts are drawn from U(−v, v), v = √(6 / (3 · patch² + width)), so step 0 is not the
     pretrained model: attention has something new to look at.
 
-    Helps: where one backbone serves many tasks, since a task is a few thousand numbers.
+    Helps: where one backbone serves many tasks, since a task is a few thousand numbers and a head.
 
     Cost: longer sequences (10 tokens beside 197 in a B/16: some 5 % more time forward); no
     gradients of weights but the head's.

@@ -607,10 +607,11 @@ def test_lwf_is_the_same_whether_old_answers_are_kept_or_computed_each_time(
 # wise-ft, soup
 
 
-def batchnorm_statistics(model: Classifier, batch_size: int) -> tuple[Any, Any]:
+def batchnorm_statistics(model: Classifier, task: Task, batch_size: int) -> tuple[Any, Any]:
     """Mean and unbiased variance of what comes into batch-norm, averaged over batches: numpy."""
+    order = torch.randperm(24, generator=task.generator("batch-norm"))
     with torch.no_grad():
-        seen = model.encoder[0](inputs_of(tiny_images())).double().numpy()
+        seen = model.encoder[0](inputs_of(tiny_images())[order]).double().numpy()
     batches = [seen[i : i + batch_size] for i in range(0, len(seen), batch_size)]
     means = [batch.mean((0, 2, 3)) for batch in batches]
     return np.mean(means, 0), np.mean([b.var((0, 2, 3), ddof=1) for b in batches], 0)
@@ -641,7 +642,7 @@ def test_batchnorm_statistics_are_those_of_the_averaged_weights(
     """Source: mean and variance over batches of the convolution's output, in numpy."""
     task = task_for("wise-ft", batch_size=batch_size)
     result = method.finetune(task)
-    mean, variance = batchnorm_statistics(result, batch_size)
+    mean, variance = batchnorm_statistics(result, task, batch_size)
     statistics = result.encoder[1].state_dict()
     np.testing.assert_allclose(statistics["running_mean"], mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(statistics["running_var"], variance, rtol=1e-4, atol=1e-6)

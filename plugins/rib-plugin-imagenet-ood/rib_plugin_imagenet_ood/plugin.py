@@ -1,7 +1,7 @@
 """What this distribution offers. Light: nothing here imports torch or NumPy."""
 
 from rib_harness import DatasetSpec, LabelSpace, SuiteSpec, hookimpl
-from rib_plugin_imagenet_ood.published import SETS
+from rib_plugin_imagenet_ood.published import SETS, imagenet
 
 RIB_PLUGIN_API = 1
 
@@ -33,7 +33,8 @@ _RECIPE = {
 
 @hookimpl
 def register_datasets() -> list[DatasetSpec]:
-    """ImageNet val and its variants."""
+    """ImageNet val and its variants, and a part of its training set."""
+    train = imagenet("train")
     return [
         DatasetSpec(
             name=one.name,
@@ -52,6 +53,20 @@ def register_datasets() -> list[DatasetSpec]:
             archives=one.archives,
         )
         for one in SETS
+    ] + [
+        DatasetSpec(
+            name="imagenet-train",
+            target="rib_plugin_imagenet_ood.datasets:ImageNet",
+            arguments={"split": "train"},
+            summary="ImageNet-1k training images, 50 a class; for methods that read old data.",
+            citation=train.citation,
+            license=train.license,
+            label_space=SPACE,
+            role="train",
+            classes=1000,
+            homepage=train.homepage,
+            archives=train.archives,
+        )
     ]
 
 
