@@ -14,7 +14,7 @@ from statistics import mean, stdev
 import rib_harness
 from rib_harness import Results
 from rib_harness.catalog import load_catalog
-from rib_harness.errors import ConfigError
+from rib_harness.errors import RibError
 from rib_harness.results import collect
 from rib_harness.store import Store
 
@@ -40,8 +40,8 @@ def run(backbone: str, store: str) -> None:
     for method in METHODS:
         try:
             rib_harness.run(backbone=backbone, method=method, seed=SEEDS, store=store)
-        except ConfigError as refusal:
-            print(f"{backbone}: {refusal}")
+        except RibError as problem:  # a refusal, or a step that failed: the table says which
+            print(f"{backbone}: {problem}")
 
 
 def cell(values: list[float]) -> str:
