@@ -32,8 +32,8 @@ class SynapticIntelligence:
         old: the dataset of the old task, e.g. `imagenet-train` or `digits-train`. A downloaded
             checkpoint has no training trajectory, and without one the penalty would be 0.
         c: weight of the penalty; 0 is plain fine-tuning.
-        xi: ξ, keeps Ω finite where a weight hardly moved. At the 1e-7 of some libraries a few weights
-            that hardly moved take most of it, and the penalty diverges.
+        xi: ξ, keeps Ω finite where a weight hardly moved. At the 1e-7 of some libraries a few
+            such weights take most of it, and the penalty diverges.
 
     Source: arXiv:1703.04200.
     """
