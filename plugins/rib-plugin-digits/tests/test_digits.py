@@ -114,6 +114,25 @@ def test_the_weights_are_small_and_their_digest_is_the_identity() -> None:
     assert DigitsBackbone("vit", pretrained=False).identity().weights == "none"
 
 
+def test_a_rendering_that_other_code_kept_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another NumPy stands for other code: the pictures are made again, and kept beside."""
+    made: list[str] = []
+
+    def make() -> dict[str, Any]:
+        made.append(data.metadata.version("numpy"))
+        return {"x": np.array([len(made)])}
+
+    monkeypatch.setenv("RIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(data, "make", make)
+    assert [int(data._load()["x"][0]) for _ in range(2)] == [1, 1]
+    monkeypatch.setattr(data.metadata, "version", lambda name: "another")
+    assert [int(data._load()["x"][0]) for _ in range(2)] == [2, 2]
+    monkeypatch.undo()
+    assert made[1] == "another"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["conv", "vit"])
 def test_the_script_still_makes_weights_that_are_about_as_good(kind: str, tmp_path: Path) -> None:
