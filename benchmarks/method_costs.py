@@ -1,6 +1,6 @@
 """Time and memory of each method against ft, on a ViT at 224 pixels.
 
-A timm vit_tiny_patch16_224 with random weights, 64 random pictures, two epochs in batches of 16;
+A timm vit_tiny_patch16_224 with random weights, 32 random pictures, two epochs in batches of 16;
 each method in a process of its own, after one small step of ft that loads what torch loads late.
 Time is CPU time of all threads. Memory is what the process needs at its peak beyond what it needed
 before, with the checkpoints that the method starts from already made: an average's own cost is
@@ -21,7 +21,7 @@ import numpy as np
 #: Methods whose checkpoints are others': their own cost, without that of their members.
 OPTIONS = {"si": "old=old", "best-of": "members=ft+lwf"}
 TEXT = ("flyp", "carot", "lipsum-ft")
-N, CLASSES, SIZE = 64, 10, 224
+N, CLASSES, SIZE = 32, 10, 224
 
 
 def images(seed: int):

@@ -56,7 +56,7 @@ def filled(text: str, defaults: dict[str, object]) -> str:
     """A need with the options' defaults: `ft`, or what has to be said."""
     name = text.removeprefix("*").strip("{}")
     given = defaults.get(name, name)
-    return f"`{name}`" if given == "<required>" else f"`{given}`, or another `{name}`"
+    return f"`{name}`" if given == "<required>" else f"`{given}` (option `{name}`)"
 
 
 def overview(components: list[Component]) -> str:
@@ -68,15 +68,15 @@ def overview(components: list[Component]) -> str:
         needs = [filled(text, defaults) for text in (*spec.needs, *spec.calls)]  # type: ignore[attr-defined]
         for text in spec.reads:  # type: ignore[attr-defined]
             given = defaults[text.strip("{}")]
-            needs.append("another dataset" + ("" if given == "<required>" else ", if asked for"))
+            needs.append("another dataset" + ("" if given == "<required>" else " (if asked for)"))
         for text in spec.requires:  # type: ignore[attr-defined]
             part, _, only = text.partition(":")
-            needs.append(f"a backbone with `{part}`" + (f", for `{only}`" if only else ""))
+            needs.append(f"a backbone with `{part}`" + (f" (for `{only}`)" if only else ""))
         if spec.holds_out:  # type: ignore[attr-defined]
             needs.append("held-out images")
         rows.append(
             f"| [{spec.name}](#{spec.name}) | {spec.summary} | {spec.trains} | "  # type: ignore[attr-defined]
-            f"{', '.join(needs) or '–'} |"
+            f"{'; '.join(needs) or '–'} |"
         )
     return "\n".join(rows)
 

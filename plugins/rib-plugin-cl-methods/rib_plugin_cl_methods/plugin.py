@@ -85,7 +85,7 @@ def register_methods() -> list[MethodSpec]:
               reads=("{old}",)),
         _spec("tpgm", "tpgm:TrainableProjection",
               "Learns on held-out images how far each layer may go.", "arXiv:2303.10720",
-              trains="nothing", needs=("{base}",), holds_out=0.2),
+              trains="radii", needs=("{base}",), holds_out=0.2),
         _spec("ftp", "ftp:FastTrainableProjection",
               "Projects every update to radii learned along the way.", "arXiv:2310.19182"),
         # Near the pretrained answers or features
