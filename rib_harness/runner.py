@@ -187,6 +187,9 @@ def execute(session: Session) -> Results:
     # It may refuse options and recipe: before anything is written.
     walk = _Walk(session) if plan.missing or _missed(session) else None
     store.prepare()
+    for step in plan.steps:
+        if step.done:  # a kill may have come between the result and the end of its work
+            store.discard_work(step.key)
     config_toml = tomli_w.dumps(session.config.model_copy(update=plan.resolved).resolved())
     # Each with its own time, so that a store lists them in the order of the command.
     records = [

@@ -79,7 +79,9 @@ def with_adapters(task: Task, name: str, encoder: nn.Module, config: Any) -> Any
     from peft import get_peft_model
 
     with task.seeded(name), warnings.catch_warnings():
-        # BOFT tries to compile a CUDA kernel and says so where it cannot; torch then does it.
+        # BOFT tries to compile a CUDA kernel, with tools that Python deprecates, and says so where
+        # it cannot; torch then does it.
+        warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "Failed to load the CUDA extension")
         warnings.filterwarnings("ignore", "Setting boft_n_butterfly_factor to 1")
         return get_peft_model(encoder, config)
