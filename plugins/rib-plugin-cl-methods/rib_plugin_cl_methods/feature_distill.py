@@ -29,7 +29,7 @@ class FeatureDistillation:
     Source: as a baseline in arXiv:2405.16027; Romero et al., arXiv:1412.6550, for the idea.
     """
 
-    lambda_: float = 0.1
+    lambda_: float = 0.01
 
     def __post_init__(self) -> None:
         expect(self.lambda_ >= 0, "feature-distill", "lambda ≥ 0", self.lambda_)
