@@ -65,17 +65,17 @@ def overview(components: list[Component]) -> str:
     for component in components:
         spec = component.spec
         defaults = {option.name: option.default for option in component.signature.options}
-        needs = [filled(text, defaults) for text in (*spec.needs, *spec.calls)]  # type: ignore[attr-defined]
-        for text in spec.reads:  # type: ignore[attr-defined]
+        needs = [filled(text, defaults) for text in (*spec.needs, *spec.calls)]
+        for text in spec.reads:
             given = defaults[text.strip("{}")]
             needs.append("another dataset" + ("" if given == "<required>" else " (if asked for)"))
-        for text in spec.requires:  # type: ignore[attr-defined]
+        for text in spec.requires:
             part, _, only = text.partition(":")
             needs.append(f"a backbone with `{part}`" + (f" (for `{only}`)" if only else ""))
-        if spec.holds_out:  # type: ignore[attr-defined]
+        if spec.holds_out:
             needs.append("held-out images")
         rows.append(
-            f"| [{spec.name}](#{spec.name}) | {spec.summary} | {spec.trains} | "  # type: ignore[attr-defined]
+            f"| [{spec.name}](#{spec.name}) | {spec.summary} | {spec.trains} | "
             f"{'; '.join(needs) or '–'} |"
         )
     return "\n".join(rows)
@@ -97,7 +97,7 @@ def section(component: Component) -> str:
                 f"| `{option.name}` | {default} | {option.doc.replace('|', chr(92) + '|')} |"
             )
         lines.append("")
-    for name, values in spec.presets.items():  # type: ignore[attr-defined]
+    for name, values in spec.presets.items():
         chosen = ", ".join(f"`{key}={value}`" for key, value in values.items())
         lines += [f"Preset `{name}`: {chosen}.", ""]
     if source:

@@ -501,7 +501,9 @@ class _Walk:
         rebuild = getattr(step.method.build(), "rebuild", None)
         empty = (rebuild or (lambda given: given))(self.pretrained(step.backbone))
         own, came = ({k: v.shape for k, v in m.state_dict().items()} for m in (empty, classifier))
-        if own != came and facts.get("same_as") not in step.needs:
+        # What chooses gives the architecture of its choice, which `load` then asks.
+        same = step.method.spec.chooses and facts.get("same_as") in step.needs
+        if own != came and not same:
             differ = sorted(k for k in {**own, **came} if own.get(k) != came.get(k))
             raise PluginError(
                 f"{what}: its result has another architecture ({differ[0]} and {len(differ) - 1} "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 
-class TextTower(nn.Module):
+class TextTower(nn.Module, ABC):
     """Texts → embeddings in the space of the classifier's features.
 
     A backbone that has one offers it as `text_tower() -> TextTower`, and says `"text-tower"` in
@@ -24,22 +25,22 @@ class TextTower(nn.Module):
     logit_scale: nn.Parameter
     projection: str
 
+    @abstractmethod
     def captions(self, label: int) -> list[str]:
         """All prompts for one id of the label space, e.g. `a photo of a tench.`"""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """Texts → (N, L), long, on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def random_tokens(self, count: int, length: int, generator: torch.Generator) -> Tensor:
         """Texts of `length` random words of the vocabulary: (count, L), long, on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, L) → (N, D), each of length 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self) -> nn.Module:
         """The zero-shot head of the present weights: features (N, D) → logits."""
-        raise NotImplementedError
