@@ -97,7 +97,8 @@ def wheel(folder: Path, distribution: str) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which all the packages are installed."""
-    pytest.importorskip("pip")
+    # pip runs in a process of its own: importing it here would switch setuptools' distutils off for
+    # every later test (peft's BOFT builds a kernel with it).
     wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--quiet",
                "--disable-pip-version-check", "--target", str(target)]  # fmt: skip
