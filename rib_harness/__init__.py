@@ -13,6 +13,7 @@ from rib_harness.errors import (
     ConfigError,
     DataError,
     DivergedError,
+    InapplicableError,
     PluginError,
     RibError,
     StoreError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rib_harness.engine.task import Task
     from rib_harness.engine.text import TextTower
     from rib_harness.engine.weights import hub_file, read_weights
+    from rib_harness.features import Features
     from rib_harness.files.digest import file_digest
     from rib_harness.images import ImageSet, Preprocess, fingerprint_of
     from rib_harness.matrix import Cell, IncompleteError, Matrix
@@ -56,6 +58,7 @@ _ON_FIRST_USE = {
     "Catalog": "rib_harness.catalog",
     "Cell": "rib_harness.matrix",
     "Classifier": "rib_harness.engine.classifier",
+    "Features": "rib_harness.features",
     "Identity": "rib_harness.protocols",
     "ImageSet": "rib_harness.images",
     "IncompleteError": "rib_harness.matrix",
@@ -96,8 +99,10 @@ __all__ = [
     "DatasetSpec",
     "DivergedError",
     "Event",
+    "Features",
     "Identity",
     "ImageSet",
+    "InapplicableError",
     "IncompleteError",
     "LabelSpace",
     "Location",

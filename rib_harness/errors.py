@@ -46,6 +46,10 @@ class DivergedError(RibError):
     """Training or evaluation produced a number that is not finite. Never scored."""
 
 
+class InapplicableError(RibError):
+    """A metric does not apply to this dataset or suite; the message says what it would need."""
+
+
 class InterruptedRun(KeyboardInterrupt):
     """Stopped by Ctrl-C or SIGTERM at a safe point; the state so far is on disk."""
 

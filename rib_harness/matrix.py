@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rib_harness.errors import RibError
 
@@ -19,11 +19,13 @@ class Cell:
     Args:
         top1: accuracy in %; with groups, the mean over corruptions of the mean over severities.
         correct, n: counts over all images.
+        groups: group, e.g. `fog/3` → [correct, n]; empty where the set has none.
     """
 
     top1: float
     correct: int
     n: int
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,31 @@ class Matrix:
         if not self.sources:
             raise IncompleteError("mRI needs at least one source; nothing was fine-tuned here.")
         return sum(self.ri(i) for i in self.sources) / len(self.sources)
+
+    @property
+    def pairs(self) -> dict[str, tuple[str, ...]]:
+        """Source → the other members: the cells that mRI averages."""
+        return {i: tuple(j for j in self.members if j != i) for i in self.sources}
+
+    @property
+    def mri_bounds(self) -> tuple[float, float]:
+        """Smallest and largest mRI that the missing cells allow, in points.
+
+        Any accuracy from 0 to 100 % may stand in a missing cell. A missing A_pre[j] is one
+        unknown, however many sources are compared with it.
+        """
+        known, factors = 0.0, dict[tuple[str | None, str], float]()
+        for i, others in self.pairs.items():
+            for j in others:
+                share = 1 / (len(others) * len(self.sources))
+                for row, cell, sign in (
+                    (i, self.post.get(i, {}).get(j), 1),
+                    (None, self.pre.get(j), -1),
+                ):
+                    if cell is None:
+                        factors[row, j] = factors.get((row, j), 0.0) + sign * share
+                    else:
+                        known += sign * share * cell.top1
+        low = sum(100 * factor for factor in factors.values() if factor < 0)
+        high = sum(100 * factor for factor in factors.values() if factor > 0)
+        return known + low, known + high

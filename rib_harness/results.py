@@ -352,7 +352,7 @@ def collect(store: Store, records: Sequence[Mapping[str, Any]] | None = None) ->
                 return None
             done[key] = found["provenance"]
             summary = found["summary"]
-            return Cell(summary["top1"], summary["correct"], summary["n"])
+            return Cell(summary["top1"], summary["correct"], summary["n"], summary["groups"])
 
         def row(keys: Mapping[str, str]) -> dict[str, Cell]:
             cells = {name: cell(key) for name, key in keys.items()}

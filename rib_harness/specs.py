@@ -210,10 +210,14 @@ class MethodSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
-    """A number from the scores of one checkpoint on one dataset, or from a whole matrix.
+    """A number from what a run keeps: a function of it, no model is run again.
 
     Args:
-        level: `"scores"` or `"matrix"`.
+        level: what the target is given and gives: `"scores"`, a `Scores` → a number; `"matrix"`,
+            a `Matrix` → a number, or source → number, or source → dataset → number; `"drift"`,
+            the `Features` of one dataset before and after → a number; `"distance"`, the `Features`
+            of two datasets under the untouched backbone, the fine-tuning set first → a number.
+            One that does not apply raises `InapplicableError`.
         higher_is_better: its direction.
         range: smallest and largest possible value.
         unit: `"%"` or `"points"` or `""`.
@@ -221,7 +225,7 @@ class MetricSpec(Spec):
 
     kind: ClassVar[str] = "metric"
 
-    level: Literal["scores", "matrix"]
+    level: Literal["scores", "matrix", "drift", "distance"]
     higher_is_better: bool = True
     range: tuple[float, float] = (float("-inf"), float("inf"))
     unit: str = ""
