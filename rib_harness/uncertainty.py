@@ -1,0 +1,462 @@
+"""Intervals of a run's numbers, from its stored scores: no model is run.
+
+What varies is which photographs were taken. Every resample draws photographs, once for each group
+of datasets that are made from the same ones, and is used for all checkpoints: before and after are
+compared on the same images, and 75 versions of one photograph count as one. Where there are three
+seeds or more, which seed was drawn varies too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rib_harness.arms import Arm
+from rib_harness.errors import RibError, StoreError
+from rib_harness.matrix import IncompleteError
+from rib_harness.results import RunResult
+from rib_harness.statistics import (
+    SEEDS_NEEDED,
+    Floats,
+    Interval,
+    clustered_mcnemar,
+    mcnemar,
+    percentile_interval,
+    resamples,
+    seed_noise,
+)
+from rib_harness.store import Store
+
+#: A cell: the source (None: before fine-tuning) and the dataset.
+CellName = tuple[str | None, str]
+
+#: Numbers of photographs × groups × checkpoints that are held at once: 256 MiB.
+BLOCK = 2**26
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How the images of a dataset went over from one classifier to another; means over seeds.
+
+    Args:
+        gained: wrong, then right.
+        lost: right, then wrong.
+        kept: right both times.
+        wrong: wrong both times.
+        p: two-sided, of McNemar's test, by photograph where one has several images; the largest
+            of the seeds.
+    """
+
+    gained: float
+    lost: float
+    kept: float
+    wrong: float
+    p: float
+
+
+class Uncertainty:
+    """Bootstrap intervals of the runs of one store.
+
+    Args:
+        store: where the scores are.
+        resamples: how many.
+        level: of the intervals, in %.
+
+    Example:
+        >>> results = rib_harness.run(method="lwf", store="s")             # doctest: +SKIP
+        >>> Uncertainty(Store("s")).mri(arms_of(results)[0])               # doctest: +SKIP
+    """
+
+    def __init__(self, store: Store, resamples: int = 2000, level: float = 95.0):
+        self.store, self.resamples, self.level = store, resamples, level
+        self._pools: dict[str, _Pool] = {}
+        self._draws: dict[tuple[str, str], Floats] = {}
+        self._influence: dict[tuple[str, str], NDArray[np.float32]] = {}
+
+    def mri(self, arm: Arm) -> Interval:
+        """mRI in points, the mean over seeds."""
+        return self._interval(arm, _mri(arm))
+
+    def ri(self, arm: Arm, source: str) -> Interval:
+        """RI of one source in points."""
+        others = arm.matrices[0].pairs[source]
+        return self._interval(arm, _changes(source, others, 1 / len(others)))
+
+    def change(self, arm: Arm, source: str, dataset: str) -> Interval:
+        """A_i^(j) − A_pre^(j) in points."""
+        return self._interval(arm, _changes(source, (dataset,), 1.0))
+
+    def accuracy(self, arm: Arm, dataset: str, source: str | None = None) -> Interval:
+        """Top-1 in % before, or after fine-tuning on a source."""
+        return self._interval(arm, {(source, dataset): 1.0})
+
+    def mean_before(self, arm: Arm) -> Interval:
+        """Mean of A_pre over the members, in %."""
+        members = arm.matrices[0].members
+        return self._interval(arm, {(None, j): 1 / len(members) for j in members})
+
+    def mean_after(self, arm: Arm) -> Interval:
+        """Mean OOD accuracy after fine-tuning in %: over the cells that mRI averages."""
+        return self._interval(arm, {c: f for c, f in _mri(arm).items() if c[0] is not None})
+
+    def mri_closed_form(self, arm: Arm) -> Interval:
+        """mRI with the normal interval of the linearised variance between photographs.
+
+        Over images only; it stands beside the bootstrap as a check. Source: Taylor linearisation
+        of ratio means, Särndal et al. 1992, Model Assisted Survey Sampling, 5.5.
+        """
+        self.prepare([arm])
+        estimate, variance = self._estimate(arm, _mri(arm))[0], 0.0
+        weights = {c: f / len(arm.runs) for c, f in _mri(arm).items()}
+        for pool in self._pools_of(arm.runs[0]):
+            total = np.zeros(pool.size)
+            for run in arm.runs:
+                for cell, factor in weights.items():
+                    if cell[1] in pool.datasets:
+                        total += factor * self._influence[pool.id, _key(run, cell)]
+            variance += pool.size / max(pool.size - 1, 1) * float((total**2).sum())
+        from scipy.stats import norm
+
+        half = float(norm.ppf(0.5 + self.level / 200)) * variance**0.5
+        return Interval(estimate, estimate - half, estimate + half, self.level)
+
+    def mri_difference(self, a: Arm, b: Arm, other: Uncertainty | None = None) -> Interval:
+        """mRI of `b` minus mRI of `a`, on the same resamples.
+
+        Args:
+            other: of the store of `b`, if that is another one.
+        """
+        return self.difference(a, _mri(a), b, _mri(b), other)
+
+    def cell_difference(
+        self, a: Arm, b: Arm, source: str, dataset: str, other: Uncertainty | None = None
+    ) -> Interval:
+        """Change of one cell under `b` minus that under `a`, in points."""
+        cell = _changes(source, (dataset,), 1.0)
+        return self.difference(a, cell, b, cell, other)
+
+    def difference(
+        self,
+        a: Arm,
+        of_a: Mapping[CellName, float],
+        b: Arm,
+        of_b: Mapping[CellName, float],
+        other: Uncertainty | None = None,
+    ) -> Interval:
+        """A weighted sum of cells of `b` minus one of `a`."""
+        other = other or self
+        before, one = self._estimate(a, of_a)
+        after, two = other._estimate(b, of_b)
+        draws, covers = two - one, "images"
+        for side, (arm, cells) in enumerate([(a, of_a), (b, of_b)]):
+            if len(arm.runs) >= SEEDS_NEEDED:
+                noise = seed_noise(_by_seed(arm, cells), self.resamples, f"{side}/{arm.seeds}")
+                draws, covers = draws + noise, "images and seeds"
+        return percentile_interval(after - before, draws, self.level, covers)
+
+    def flips(self, arm: Arm, source: str, dataset: str) -> Flips:
+        """Images gained, lost and kept by fine-tuning on a source."""
+        pairs = [(_key(run, (None, dataset)), _key(run, (source, dataset))) for run in arm.runs]
+        return self._flips(pairs)
+
+    def flips_between(
+        self, a: Arm, b: Arm, source: str, dataset: str, other: Uncertainty | None = None
+    ) -> Flips:
+        """Images that `b` gains, loses and keeps against `a`, after fine-tuning on a source.
+
+        Seeds are paired in their order.
+        """
+        cell = (source, dataset)
+        keys = [(_key(x, cell), _key(y, cell)) for x, y in zip(a.runs, b.runs, strict=False)]
+        return self._flips(keys, other)
+
+    def prepare(self, arms: Iterable[Arm]) -> None:
+        """Read all the scores of these arms in one go; else each arm is read when it is asked."""
+        wanted: dict[str, dict[str, str]] = {}
+        for arm in arms:
+            for run in arm.runs:
+                for pool in self._pools_of(run):
+                    for cell in _cells(run):
+                        key = _key(run, cell)
+                        if cell[1] in pool.datasets and (pool.id, key) not in self._draws:
+                            wanted.setdefault(pool.id, {})[key] = cell[1]
+        for identity, keys in wanted.items():
+            self._resample(self._pools[identity], keys)
+
+    def _interval(self, arm: Arm, cells: Mapping[CellName, float]) -> Interval:
+        estimate, draws = self._estimate(arm, cells)
+        covers = "images"
+        if len(arm.runs) >= SEEDS_NEEDED and any(source is not None for source, _ in cells):
+            noise = seed_noise(_by_seed(arm, cells), self.resamples, str(arm.seeds))
+            draws, covers = draws + noise, "images and seeds"
+        return percentile_interval(estimate, draws, self.level, covers)
+
+    def _estimate(self, arm: Arm, cells: Mapping[CellName, float]) -> tuple[float, Floats]:
+        """The weighted sum itself and on each resample, the mean over seeds."""
+        values = _by_seed(arm, cells)  # raises where a cell is missing
+        self.prepare([arm])
+        draws = np.zeros(self.resamples)
+        for run in arm.runs:
+            of = {name: pool for pool in self._pools_of(run) for name in pool.datasets}
+            for cell, factor in cells.items():
+                draws += factor * self._draws[of[cell[1]].id, _key(run, cell)]
+        return sum(values) / len(values), draws / len(arm.runs)
+
+    def _pools_of(self, run: RunResult) -> list[_Pool]:
+        """The run's datasets, those together that share photographs."""
+        names = [j for j in (*run.matrix.members, *run.matrix.references) if j in run.matrix.pre]
+        groups, rest = [], list(names)
+        for shared in run.matrix.shares:
+            group = [name for name in rest if name in shared]
+            rest = [name for name in rest if name not in shared]
+            groups += [group] if group else []
+        groups += [[name] for name in rest]
+        pools = []
+        for group in groups:
+            keys = {name: str(run.record["cells"]["pre"][name]) for name in group}
+            identity = "+".join(keys.values())
+            if identity not in self._pools:
+                self._pools[identity] = _Pool(identity, self.store, keys)
+            pools.append(self._pools[identity])
+        return pools
+
+    def _resample(self, pool: _Pool, keys: Mapping[str, str]) -> None:
+        """Accuracies in % of some checkpoints on every resample of the pool's photographs."""
+        widest = max(pool.layouts[name].counts.shape[1] for name in keys.values())
+        step = max(BLOCK // (pool.size * widest), 1)
+        names = list(keys)
+        for start in range(0, len(names), step):
+            block = names[start : start + step]
+            rights = {key: pool.right(self.store, key, keys[key]) for key in block}
+            for key, right in rights.items():
+                self._influence[pool.id, key] = pool.layouts[keys[key]].influence(right)
+            stacked = np.concatenate(list(rights.values()), axis=1)
+            drawn = {key: np.empty(self.resamples) for key in block}
+            row = 0
+            for times in resamples(pool.size, self.resamples, pool.seed):
+                tops = times @ stacked
+                counts = {name: times @ pool.layouts[name].counts for name in set(keys.values())}
+                column = 0
+                for key in block:
+                    below = counts[keys[key]]
+                    top = tops[:, column : column + below.shape[1]]
+                    with np.errstate(invalid="ignore"):
+                        share = np.where(below > 0, top / np.maximum(below, 1), np.nan)
+                    drawn[key][row : row + len(times)] = 100 * share.sum(1, dtype=np.float64)
+                    column += below.shape[1]
+                row += len(times)
+            for key, draws in drawn.items():
+                # A resample in which a group has no image says nothing of it.
+                self._draws[pool.id, key] = np.where(np.isnan(draws), np.nanmean(draws), draws)
+
+    def _flips(self, pairs: Sequence[tuple[str, str]], other: Uncertainty | None = None) -> Flips:
+        counts, p = np.zeros(4), 0.0
+        for first, second in pairs:
+            before, after = _right(self.store, first), _right((other or self).store, second)
+            if len(before) != len(after):
+                raise RibError(f"The scores {first} and {second} are not of the same images.")
+            gained, lost = after & ~before, before & ~after
+            counts += [gained.sum(), lost.sum(), (before & after).sum(), (~before & ~after).sum()]
+            source = _table(self.store, first, ["source"]).column("source")
+            codes = np.asarray(source.combine_chunks().dictionary_encode().indices)
+            if len(codes) == codes.max(initial=-1) + 1:
+                p = max(p, mcnemar(int(gained.sum()), int(lost.sum())))
+            else:
+                by_photograph = (np.bincount(codes, one).astype(float) for one in (gained, lost))
+                p = max(p, clustered_mcnemar(*by_photograph))
+        gained_n, lost_n, kept, wrong = counts / len(pairs)
+        return Flips(float(gained_n), float(lost_n), float(kept), float(wrong), p)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where each row of a dataset counts.
+
+    Args:
+        place: (N,), photograph · columns + column.
+        share: (N,), what a right row adds to its column.
+        counts: (P, columns), rows of each photograph; groups with the same rows are one column.
+    """
+
+    place: NDArray[np.int64]
+    share: NDArray[np.float32]
+    counts: NDArray[np.float32]
+
+    def right(self, correct: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """(P, columns): right rows of each photograph, by their share."""
+        sums = np.bincount(self.place, self.share * correct, minlength=self.counts.size)
+        return sums.reshape(self.counts.shape).astype(np.float32)
+
+    def influence(self, right: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(P,): what each photograph adds to the accuracy in %, linearised; sums to 0."""
+        total = self.counts.sum(0, dtype=np.float64)
+        rate = right.sum(0, dtype=np.float64) / total
+        pulls: NDArray[np.float32] = (100 * ((right - rate * self.counts) / total).sum(1)).astype(
+            np.float32
+        )
+        return pulls
+
+
+class _Pool:
+    """Datasets that are made from the same photographs, and are resampled together.
+
+    Args:
+        id: the keys of their baselines.
+        keys: dataset → key of the untouched backbone's scores, from which rows are known.
+    """
+
+    def __init__(self, identity: str, store: Store, keys: Mapping[str, str]):
+        self.id, self.datasets, self._store, self._keys = identity, tuple(keys), store, keys
+
+    @cached_property
+    def _read(self) -> tuple[int, str, dict[str, _Layout]]:
+        columns = {}
+        for name, key in self._keys.items():
+            table = _table(self._store, key, ["source", "group"])
+            columns[name] = [_codes(table.column(one)) for one in ("source", "group")]
+        photographs = sorted({text for (texts, _), _ in columns.values() for text in texts})
+        place = {text: i for i, text in enumerate(photographs)}
+        size = len(photographs)
+        layouts = {}
+        for name, ((sources, source), (groups, group)) in columns.items():
+            here = np.array([place[text] for text in sources], dtype=np.int64)[source]
+            layouts[name] = _lay_out(here, size, groups, group)
+        seed = hashlib.sha256("\n".join([*self.datasets, "", *photographs]).encode()).hexdigest()
+        return size, seed, layouts
+
+    @property
+    def size(self) -> int:
+        """Number of photographs."""
+        return self._read[0]
+
+    @property
+    def seed(self) -> str:
+        """The same for the same photographs of the same datasets, in whatever store."""
+        return self._read[1]
+
+    @property
+    def layouts(self) -> dict[str, _Layout]:
+        """Where rows count, by dataset."""
+        return self._read[2]
+
+    def right(self, store: Store, key: str, dataset: str) -> NDArray[np.float32]:
+        """A checkpoint's right rows by photograph."""
+        layout, correct = self.layouts[dataset], _right(store, key)
+        if len(correct) != len(layout.place):
+            raise StoreError(
+                f"{store.folder(key)} has {len(correct)} rows, its baseline {len(layout.place)}. "
+                "Delete its folder to redo it."
+            )
+        return layout.right(correct)
+
+
+def _lay_out(
+    photograph: NDArray[np.int64], size: int, groups: list[str], group: NDArray[np.int64]
+) -> _Layout:
+    """Accuracy is a sum over columns of right / counts: one column for all that have equal counts.
+
+    A whole ImageNet-C has each photograph once in each of its 75 groups: one column.
+    """
+    # As `Scores.summary` does: where there are groups, a row without one counts nowhere.
+    families = [name.split("/")[0] for name in groups if name or len(groups) == 1]
+    weight = np.array(
+        [
+            1 / (len(set(families)) * families.count(one)) if one in families else 0.0
+            for one in (name.split("/")[0] for name in groups)
+        ]
+    )
+    counts = np.bincount(photograph * len(groups) + group, minlength=size * len(groups))
+    by_group = counts.reshape(size, len(groups)).T
+    column_of: dict[bytes, int] = {}
+    columns = np.array([column_of.setdefault(c.tobytes(), len(column_of)) for c in by_group])
+    first = [int(np.flatnonzero(columns == c)[0]) for c in range(len(column_of))]
+    return _Layout(
+        photograph * len(column_of) + columns[group],
+        weight.astype(np.float32)[group],
+        np.ascontiguousarray(by_group[first].T, dtype=np.float32),
+    )
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """Distinct texts, and which of them each row has."""
+    encoded = column.combine_chunks()
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices).astype(np.int64)
+
+
+def _table(store: Store, key: str, columns: list[str]) -> Any:
+    path: Path = store.folder(key) / "scores.parquet"
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} is damaged ({error}). Delete its folder to redo it.") from None
+
+
+def _right(store: Store, key: str) -> NDArray[np.bool_]:
+    """(N,), whether each prediction is the label."""
+    table = _table(store, key, ["label", "prediction"])
+    right: NDArray[np.bool_] = np.asarray(table.column(0)) == np.asarray(table.column(1))
+    return right
+
+
+def _mri(arm: Arm) -> dict[CellName, float]:
+    """mRI as a weighted sum of cells."""
+    cells: dict[CellName, float] = {}
+    pairs = arm.matrices[0].pairs
+    if not pairs:
+        raise IncompleteError("mRI needs at least one source; nothing was fine-tuned here.")
+    for source, others in pairs.items():
+        for cell, factor in _changes(source, others, 1 / (len(others) * len(pairs))).items():
+            cells[cell] = cells.get(cell, 0.0) + factor
+    return cells
+
+
+def _changes(source: str, datasets: Sequence[str], factor: float) -> dict[CellName, float]:
+    after: dict[CellName, float] = {(source, j): factor for j in datasets}
+    return {**after, **{(None, j): -factor for j in datasets}}
+
+
+def _by_seed(arm: Arm, cells: Mapping[CellName, float]) -> list[float]:
+    """The weighted sum for each seed.
+
+    Raises:
+        IncompleteError: a cell is missing.
+    """
+    values = []
+    for matrix in arm.matrices:
+        value = 0.0
+        for (source, dataset), factor in cells.items():
+            row = matrix.pre if source is None else matrix.post.get(source, {})
+            if dataset not in row:
+                raise IncompleteError(
+                    f"The cell {source or 'before'} → {dataset} has no number yet: run the same "
+                    "command again."
+                )
+            value += factor * row[dataset].top1
+        values.append(value)
+    return values
+
+
+def _cells(run: RunResult) -> list[CellName]:
+    """The cells that have numbers."""
+    cells: list[CellName] = [(None, j) for j in run.matrix.pre]
+    return cells + [
+        (i, j) for i, row in run.matrix.post.items() for j in row if j in run.matrix.pre
+    ]
+
+
+def _key(run: RunResult, cell: CellName) -> str:
+    """The step whose scores are in a cell."""
+    source, dataset = cell
+    cells = run.record["cells"]
+    return str(cells["pre"][dataset] if source is None else cells["post"][source][dataset])
