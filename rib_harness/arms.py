@@ -12,7 +12,8 @@ from rib_harness.results import RunResult, describe_recipe
 
 #: What two runs of one arm share.
 SAME = ("suite", "backbone_id", "backbone", "weights", "method_id", "method", "options", "preset",
-        "recipe", "limit", "data", "members", "references", "sources", "shares")  # fmt: skip
+        "recipe", "limit", "data", "members", "references", "sources", "shares",
+        "probe_every")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,19 @@ class Arm:
 
 
 def arms_of(runs: Iterable[RunResult]) -> list[Arm]:
-    """The runs by arm, in the order in which the first run of each arm comes."""
-    together: dict[str, list[RunResult]] = {}
+    """The runs by arm, in the order in which the first run of each arm comes.
+
+    Runs of other data or another version of a plugin are no further seeds: a seed is in an arm
+    once.
+    """
+    together: dict[tuple[str, int], list[RunResult]] = {}
+    seen: dict[str, int] = {}
     for run in runs:
-        key = json.dumps([run.record.get(part) for part in SAME], sort_keys=True)
-        together.setdefault(key, []).append(run)
+        same = [run.record.get(part) for part in SAME] + [run.record["cells"]["pre"]]
+        key = json.dumps(same, sort_keys=True)
+        with_seed = f"{key}{run.record['seed']}"
+        times = seen[with_seed] = seen.get(with_seed, 0) + 1
+        together.setdefault((key, times), []).append(run)
     return [
         Arm(tuple(sorted(same, key=lambda run: run.record["seed"] or 0)))
         for same in together.values()

@@ -92,10 +92,14 @@ class RunConfig(BaseModel):
     workers: int | None = Field(None, ge=1)  #: threads that decode images; None is one a core
     eval_batch_size: int | None = Field(None, ge=1)  #: None: what is fast on the device
     save_every: float = Field(30.0, ge=0)  #: seconds between saves of a running fit
+    probe_every: int | None = Field(None, ge=1)  #: updates between looks at the scoring sets
+    probe_images: int = Field(64, ge=1)  #: of each scoring set, in such a look
+    features: int | None = Field(None, ge=2)  #: images of each set whose features are kept
+    tracker: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
 
     @field_validator(
         "backbone", "method", "dataset", "data", "sweep", "search", "accept_license", "no_plugin",
-        "requires", "seed",
+        "requires", "seed", "tracker",
         mode="before",
     )  # fmt: skip
     @classmethod
@@ -110,7 +114,7 @@ class RunConfig(BaseModel):
         except RuntimeError:  # a name that begins with ~ and is nobody's home
             return value
 
-    @field_validator("seed", "method", "backbone", "dataset")
+    @field_validator("seed", "method", "backbone", "dataset", "tracker")
     @classmethod
     def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(value))

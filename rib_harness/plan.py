@@ -1,6 +1,7 @@
 """Configuration and catalog → the steps that a run needs. Pure: no torch, nothing is computed.
 
-Two kinds of step. `finetune` makes a checkpoint; `evaluate` scores one model on one dataset.
+Three kinds of step. `finetune` makes a checkpoint; `evaluate` scores one model on one dataset;
+`features` keeps what one model makes of a sample of one dataset.
 A step's key is a hash of all that can change its result, so a step that any earlier run has
 done is found done here.
 """
@@ -86,7 +87,7 @@ class Step:
     """One piece of work.
 
     Args:
-        kind: `"finetune"` or `"evaluate"`.
+        kind: `"finetune"`, `"evaluate"` or `"features"`.
         id: for people: kind, backbone, method, source, seed, dataset.
         key: hash of `inputs`.
         inputs: all that can change the result.
@@ -94,14 +95,15 @@ class Step:
         backbone: what it starts from.
         dataset: what it trains on, or what it is scored on.
         preprocess: what its pictures go through: the backbone's, but for sets of crops.
-        images: images to score.
+        images: images to score, or to keep the features of.
         updates: optimizer steps at most.
         split: seed of which images are trained on: the run's, also for a checkpoint of another
             seed.
         needs: for a fine-tuning step, reference → step of the checkpoint that it starts from.
         calls: reference → method that it runs itself.
         reads: datasets that it reads beside the fine-tuning set, each with its preprocessing.
-        model: for an evaluation, the step that made the checkpoint; None is the untouched one.
+        model: the step that made the checkpoint that is evaluated; None is the untouched one.
+        probes: datasets that are measured while it trains, each with its preprocessing.
     """
 
     kind: str
@@ -123,6 +125,9 @@ class Step:
     reads: Mapping[str, tuple[PlannedDataset, Preprocess]] = field(default_factory=dict, repr=False)
     pre: Step | None = field(default=None, repr=False)
     model: Step | None = field(default=None, repr=False)
+    probes: Mapping[str, tuple[PlannedDataset, Preprocess]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def is_baseline(self) -> bool:
@@ -555,34 +560,69 @@ class _Planner:
                 for name, (one, preprocess) in reads.items()
             },
         }
+        probes = self._probes(backbone)
+        if probes:
+            inputs["probe"] = {
+                "every": self.config.probe_every,
+                "images": self.config.probe_images,
+                "datasets": {name: one.inputs for name, (one, _) in probes.items()},
+            }
         trains = method.spec.trains != "nothing"
         updates = self._updates(dataset.images, recipe, split) if trains else 0
         parts = ["finetune", backbone.bound.label, method.label, source, f"seed{seed}"]
         return self._add(
             "finetune", parts, inputs, backbone, dataset,
             updates=updates, method=method, recipe=recipe, seed=seed, split=split, needs=needs,
-            calls=calls, reads=reads, pre=pre,
+            calls=calls, reads=reads, pre=pre, probes=probes,
         )  # fmt: skip
 
+    def _probes(self, backbone: PlannedBackbone) -> dict[str, tuple[PlannedDataset, Preprocess]]:
+        """The datasets that are looked at during training, if any: part of its key only then."""
+        if self.config.probe_every is None:
+            return {}
+        return {name: (one, self._preprocess(backbone, one)) for name, one in self.datasets.items()}
+
     def _evaluate(self, backbone: PlannedBackbone, model: Step | None, name: str) -> Step:
+        return self._scored("evaluate", backbone, model, name, len(self.datasets[name].images))
+
+    def _features(self, backbone: PlannedBackbone, model: Step | None) -> dict[str, Step]:
+        """For each dataset the step that keeps features, if they are asked for."""
+        wanted = self.config.features
+        if wanted is None:
+            return {}
+        steps = {}
+        for name, dataset in self.datasets.items():
+            images = min(wanted, len(dataset.images))
+            steps[name] = self._scored("features", backbone, model, name, images, sample=images)
+        return steps
+
+    def _scored(
+        self,
+        kind: str,
+        backbone: PlannedBackbone,
+        model: Step | None,
+        name: str,
+        images: int,
+        **more: Any,
+    ) -> Step:
         dataset = self.datasets[name]
         inputs: dict[str, Any] = {
-            "kind": "evaluate",
+            "kind": kind,
             "engine": ENGINE,
             "dataset": dataset.inputs,
             "precision": "fp32",
+            **more,
         }
         if model is None or model.method is None:
             inputs["backbone"] = backbone.inputs()
-            parts = ["evaluate", backbone.bound.label, "pretrained"]
+            parts = [kind, backbone.bound.label, "pretrained"]
         else:
             inputs["checkpoint"] = model.key
             source = model.dataset.name
-            parts = ["evaluate", backbone.bound.label, model.method.label, source,
-                     f"seed{model.seed}"]  # fmt: skip
+            parts = [kind, backbone.bound.label, model.method.label, source, f"seed{model.seed}"]
         return self._add(
-            "evaluate", [*parts, name], inputs, backbone, dataset,
-            images=len(dataset.images), model=model, seed=model.seed if model else 0,
+            kind, [*parts, name], inputs, backbone, dataset,
+            images=images, model=model, seed=model.seed if model else 0,
         )  # fmt: skip
 
     def _add(
@@ -675,9 +715,26 @@ class _Planner:
                 *([method.component.provenance()] if method else []),
                 *(self.datasets[name].bound.component.provenance() for name in self.datasets),
             ],
+            **(
+                {"probe_every": self.config.probe_every} if made and self.config.probe_every else {}
+            ),
+            **self._feature_keys(backbone, made),
             "finetune": {source: step.key for source, step in made.items()},
             "cells": {
                 "pre": {name: step.key for name, step in pre.items()},
                 "post": {i: {j: s.key for j, s in row.items()} for i, row in post.items()},
             },
+        }
+
+    def _feature_keys(self, backbone: PlannedBackbone, made: Mapping[str, Step]) -> dict[str, Any]:
+        """Which step's key has which features, if they are asked for."""
+        if self.config.features is None:
+            return {}
+        of = {i: self._features(backbone, step) for i, step in made.items()}
+        pre = self._features(backbone, None)
+        return {
+            "features": {
+                "pre": {j: step.key for j, step in pre.items()},
+                "post": {i: {j: step.key for j, step in row.items()} for i, row in of.items()},
+            }
         }

@@ -10,8 +10,8 @@ import logging
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +47,8 @@ from rib_harness.store import Store, full_disk, is_full
 if TYPE_CHECKING:
     from rib_harness.engine.classifier import Classifier
     from rib_harness.engine.data import Pixels
+    from rib_harness.engine.probe import Probe
+    from rib_harness.engine.track import Log, Trackers
 
 log = logging.getLogger("rib_harness")
 
@@ -254,6 +256,11 @@ class _Walk:
         precision = precisions.pop() if precisions else "fp32"
         self.accelerator = make_accelerator(session.config.device, precision)
         self.device = self.accelerator.device
+        self.trackers: Trackers | None = None
+        if session.config.tracker:
+            from rib_harness.engine.track import Trackers
+
+            self.trackers = Trackers(session.config.tracker, self.store.path / "trackers")
 
     def all(self) -> list[Miss]:
         """Every missing step; none is trained on a base that misses a known answer.
@@ -283,6 +290,9 @@ class _Walk:
             if step.kind == "finetune":
                 self.attempt([step], lambda step=step: self.finetune(step))
         self.evaluate([s for s in missing if s.kind == "evaluate" and not s.is_baseline])
+        for step in missing:
+            if step.kind == "features" and self.has_model(step):
+                self.attempt([step], lambda step=step: self.describe(step))
         return [self.explain(*one, tried=i < MISSES_TRIED) for i, one in enumerate(missed)]
 
     def explain(self, step: Step, miss: Miss, *, tried: bool) -> Miss:
@@ -449,6 +459,7 @@ class _Walk:
             pixels, held = self.pixels_to_train_on(step)
             task = Task(
                 pretrained=pretrained,
+                probe=self.probe(step),
                 pixels=pixels,
                 held=held,
                 recipe=step.recipe,
@@ -465,7 +476,7 @@ class _Walk:
             )
             begun = time.monotonic()
             # A method may draw before its first fit, or between two: from (seed, key) only.
-            with seeded(step.key):
+            with self.tracked(step) as task.log, seeded(step.key):
                 classifier = step.method.build().finetune(task)
             seconds = time.monotonic() - begun
             if pretrained.fingerprint() != before:
@@ -481,6 +492,29 @@ class _Walk:
                 histories = sorted(work.glob("history-*.jsonl"))
                 (folder / "history.jsonl").write_text("".join(h.read_text() for h in histories))
         store.discard_work(step.key)
+
+    def probe(self, step: Step) -> Probe | None:
+        """What measures its models while they train, if that is asked for."""
+        from rib_harness.engine.probe import Probe, slice_of
+
+        every, images = self.session.config.probe_every, self.session.config.probe_images
+        if every is None:
+            return None
+        slices = {}
+        for name, (dataset, preprocess) in step.probes.items():
+            pixels = self.pixels_of(dataset, preprocess)
+            slices[name] = pixels.taken(slice_of(len(pixels), images))
+        return Probe(slices, every, self.device, self.batch_size(step))
+
+    @contextmanager
+    def tracked(self, step: Step) -> Iterator[Log | None]:
+        """Where its training curves go, if that is asked for."""
+        if self.trackers is None or step.recipe is None:
+            yield None
+            return
+        settings = {**step.recipe.model_dump(), "step": step.id, "key": step.key}
+        with self.trackers.step(step.id.removeprefix("finetune/"), step.key, settings) as log_to:
+            yield log_to
 
     def check_result(self, classifier: object, step: Step, facts: Mapping[str, Any]) -> None:
         """Raise for what cannot be stored, or not be loaded again.
@@ -518,13 +552,44 @@ class _Walk:
         """Score models: one pass over a dataset for all those that share a preprocessing."""
         passes: dict[tuple[str, Any], list[Step]] = defaultdict(list)
         for step in steps:
-            if step.model is not None and self.store.done(step.model.key) is None:
-                continue  # its checkpoint failed, and that is said already
+            if not self.has_model(step):
+                continue
             passes[(step.dataset.name, step.preprocess)].append(step)
         for together in passes.values():
             for start in range(0, len(together), CHECKPOINTS_A_PASS):
                 chunk = together[start : start + CHECKPOINTS_A_PASS]
                 self.attempt(chunk, lambda chunk=chunk: self.score(chunk))
+
+    def has_model(self, step: Step) -> bool:
+        """Whether its checkpoint is there; if not, it failed, and that is said already."""
+        return step.model is None or self.store.done(step.model.key) is not None
+
+    def describe(self, step: Step) -> None:
+        """Keep the features of a sample."""
+        from rib_harness.engine.describe import describe
+        from rib_harness.engine.probe import slice_of
+
+        store = self.store
+        with store.lock(step.key, lambda: self.progress.say(f"waits for {step.id}")):
+            if store.done(step.key) is not None:
+                return
+            begun = time.monotonic()
+            bar = self.progress.bar(step.id, step.images)
+            try:
+                made = describe(
+                    self.load(step.model, step.backbone),
+                    self.pixels(step),
+                    slice_of(len(step.dataset.images), step.images),
+                    untouched=None if step.model is None else self.pretrained(step.backbone),
+                    device=self.device,
+                    batch_size=self.batch_size(step),
+                    advance=bar.advance,
+                )
+            finally:
+                bar.close()
+            done = self.done(step, time.monotonic() - begun)
+            with store.writing(step.key, step.inputs, done) as folder:
+                made.write(folder / "features.safetensors")
 
     def score(self, steps: Sequence[Step]) -> None:
         """One pass over one dataset."""

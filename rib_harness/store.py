@@ -172,13 +172,17 @@ class Store:
             created: the time, kept from the first save.
         """
         # These may differ between two runs of the same steps.
-        apart = ("components", "notes", "expected")
+        apart = ("components", "notes", "expected", "features")
         identity = {k: v for k, v in record.items() if k not in apart}
         run_id = key_of(identity)[:16]
         path = self.path / "runs" / f"{run_id}.json"
+        kept = {}
         if path.exists():
-            created = _read_json(path)["created"]
-        whole = {**record, "id": run_id, "created": created}
+            before = _read_json(path)
+            created = before["created"]
+            # Features that an earlier command asked for stay known.
+            kept = {k: before[k] for k in ("features",) if k in before}
+        whole = {**kept, **record, "id": run_id, "created": created}
         try:
             write_atomically(self.path / "configs" / f"{run_id}.toml", config)
             write_atomically(path, _json(whole))

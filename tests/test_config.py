@@ -201,6 +201,10 @@ device = "cpu"
 workers = 2
 eval-batch-size = 16
 save-every = 5.5
+probe-every = 7
+probe-images = 9
+features = 11
+tracker = "tensorboard"
 data = ["digits-r"]
 accept-license = ["digits-object"]
 allow-mismatch = true
@@ -231,9 +235,8 @@ def test_every_setting_can_be_written_in_toml(toml: Any, tmp_path: Path) -> None
 def test_hyphens_and_underscores_are_the_same(toml: Any) -> None:
     underscores = EVERYTHING.replace("data-root", "data_root").replace("no-plugin", "no_plugin")
     underscores = underscores.replace("eval-batch-size", "eval_batch_size")
-    underscores = underscores.replace("save-every", "save_every").replace(
-        "batch-size", "batch_size"
-    )
+    for name in ("save-every", "batch-size", "probe-every", "probe-images"):
+        underscores = underscores.replace(name, name.replace("-", "_"))
     assert make_config({}, toml(underscores)) == make_config({}, toml(EVERYTHING))
 
 
@@ -317,7 +320,9 @@ def test_everything_resolved_can_be_read_again(toml: Any, tmp_path: Path) -> Non
 
 
 def test_what_is_empty_is_left_out() -> None:
-    assert set(make_config({}).resolved()) == {"suite", "seed", "preset", "store", "save-every"}
+    assert set(make_config({}).resolved()) == {
+        "suite", "seed", "preset", "store", "save-every", "probe-images"
+    }  # fmt: skip
 
 
 def test_a_recipes_none_can_be_read_again(toml: Any) -> None:

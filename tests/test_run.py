@@ -125,6 +125,7 @@ CHANGES: list[dict[str, Any]] = [
     {"preset": "paper", "method": "lwf"},
     {"method": "l2-sp", "sweep": ("alpha=0.2,0.3",)},
     {"method": "l2-sp", "search": ("alpha=0.2,0.3",)},
+    {"probe_every": 2},
     *(
         {"recipe": {"epochs": 1, name: value, **({"keep": 0.5} if name == "keep_by" else {})}}
         for name, value in {
@@ -155,6 +156,8 @@ SAME: list[dict[str, Any]] = [
     {"eval_batch_size": 3},
     {"device": "cpu"},
     {"save_every": 1.0},
+    {"probe_images": 3},  # without probe_every there is no probe
+    {"tracker": "tensorboard"},
     {"data_root": Path("elsewhere")},
     {"store": Path("other")},
     {"expect": {"digits-r": "50"}},
@@ -227,7 +230,7 @@ def test_every_field_of_the_recipe_is_tested() -> None:
 def test_every_field_of_a_run_is_tested_or_makes_other_steps() -> None:
     """A new setting must be put into one of the two lists above."""
     listed = {name for change in [*CHANGES, *SAME] for name in change}
-    others = {"suite", "dataset", "data", "accept_license", "no_plugin", "requires"}
+    others = {"suite", "dataset", "data", "accept_license", "no_plugin", "requires", "features"}
     assert listed | others == set(RunConfig.model_fields)
 
 

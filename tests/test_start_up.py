@@ -141,6 +141,10 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "search": ("alpha=0,1 lwf:alpha=2,3", "search", ("alpha=0,1", "lwf:alpha=2,3")),
     "sweep": ("alpha=0,1", "sweep", ("alpha=0,1",)),
     "save-every": ("1.5", "save_every", 1.5),
+    "probe-every": ("5", "probe_every", 5),
+    "probe-images": ("6", "probe_images", 6),
+    "features": ("7", "features", 7),
+    "tracker": ("wandb tensorboard", "tracker", ("wandb", "tensorboard")),
 }
 
 

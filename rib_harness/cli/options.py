@@ -59,6 +59,9 @@ _RUN = [
            help="Threads that decode images.  [default: one a core]"),
     option("--eval-batch-size", type=int, metavar="N",
            help="Images a forward pass in scoring; no prediction depends on it."),
+    option("--features", type=int, metavar="N",
+           help="Keep features and logits of N images of each dataset, for metrics of drift and "
+                "distance."),
     no_plugin,
 ]  # fmt: skip
 
@@ -83,6 +86,14 @@ _TRAIN = [
            help="Named choices of the methods.  [default: default]"),
     option("--save-every", type=float, metavar="SECONDS",
            help="Time between saves of a fit under way.  [default: 30]"),
+    option("--probe-every", type=int, metavar="N",
+           help="Measure a small slice of each scoring set every N updates. Diagnostic: nothing "
+                "is chosen by it."),
+    option("--probe-images", type=int, metavar="N",
+           help="Images of each scoring set in a probe.  [default: 64]"),
+    option("--tracker", multiple=True,
+           type=click.Choice(["tensorboard", "wandb", "mlflow", "trackio"]),
+           help="Send training curves there. Repeatable."),
 ]  # fmt: skip
 
 

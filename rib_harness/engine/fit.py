@@ -28,10 +28,15 @@ from rib_harness.config import Recipe
 from rib_harness.engine.classifier import Classifier
 from rib_harness.engine.data import Batch
 from rib_harness.engine.device import random_state, seeded, set_random_state
+from rib_harness.engine.probe import Probe
+from rib_harness.engine.track import Log
 from rib_harness.errors import ConfigError, DivergedError, InterruptedRun, RibError, nearest
 from rib_harness.progress import Progress
 from rib_harness.signals import StopFlag
 from rib_harness.store import write_atomically
+
+#: Updates between two values of the loss that a tracker is told.
+LOG_EVERY = 10
 
 #: (model, batch) → a scalar, the mean over the batch.
 Loss = Callable[[Classifier, Batch], Tensor]
@@ -76,6 +81,9 @@ class FitJob:
         save_every: seconds between saves; 0 saves at each step.
         label: for the progress bar and for messages.
         correct: (logits, labels) → how many are right, for the log.
+        probe: measures the model every so many updates.
+        whole: the model that a fit trains → the classifier that is measured.
+        log: (numbers, update) → a tracker.
     """
 
     accelerator: Accelerator
@@ -86,6 +94,9 @@ class FitJob:
     label: str
     progress: Progress
     correct: Callable[[Tensor, Tensor], int]
+    probe: Probe | None = None
+    whole: Callable[[Classifier], Classifier] = lambda model: model
+    log: Log | None = None
 
     @property
     def stage_seed(self) -> int:
@@ -185,6 +196,8 @@ class _Fit:
     def run(self) -> Classifier:
         self.restore()
         train_mode(self.model)
+        if self.step == 0:
+            self.look()
         bar = self.job.progress.bar(
             self.job.label, self.total * self.recipe.batch_size, self.step * self.recipe.batch_size
         )
@@ -196,8 +209,25 @@ class _Fit:
         self.check_weights()
         self.write_history()
         self.optimizer.zero_grad()  # gradients are as large as the weights
-        trained = self.average.module if self.average is not None else self.model
-        return cast(Classifier, trained).eval()
+        return self.trained.eval()
+
+    @property
+    def trained(self) -> Classifier:
+        """What the fit gives: the model, or the average of its weights."""
+        return cast(Classifier, self.average.module if self.average is not None else self.model)
+
+    def look(self) -> None:
+        """Probe the model, if it is time to."""
+        if self.job.probe is not None and self.job.probe.due(self.step, self.total):
+            found = self.job.probe(self.job.whole(self.trained))
+            self.history.append({"stage": self.job.stage, "step": self.step, "probe": found})
+            self.track({f"probe/{name}": value for name, value in found.items()})
+
+    def track(self, numbers: Mapping[str, float]) -> None:
+        """Tell the trackers; a later stage of a method has curves of its own."""
+        if self.job.log is not None:
+            prefix = f"stage{self.job.stage}/" if self.job.stage else ""
+            self.job.log({prefix + name: value for name, value in numbers.items()}, self.step)
 
     def loop(self, stop: StopFlag, advance: Callable[..., None]) -> None:
         saved = time.monotonic()
@@ -211,6 +241,9 @@ class _Fit:
                 self.count(value, right, len(batch), now - begun)
                 begun = now
                 advance(len(batch), **self.numbers())
+                if self.step % LOG_EVERY == 0:
+                    self.track({"loss": value, "lr": self.optimizer.param_groups[0]["lr"]})
+                self.look()
                 if self.step % self.per_epoch == 0 or self.step == self.total:
                     self.end_epoch(epoch)
                 if stop.hit:
@@ -278,7 +311,9 @@ class _Fit:
         self.check_weights()
         speed = self.sums["images"] / max(self.sums["seconds"], 1e-9)
         row = {"stage": self.job.stage, "epoch": epoch + 1, "step": self.step}
-        self.history.append({**row, **self.numbers(), "images_per_second": speed})
+        numbers = self.numbers()
+        self.history.append({**row, **numbers, "images_per_second": speed})
+        self.track({f"epoch/{name}": value for name, value in numbers.items()})
         self.sums = dict.fromkeys(self.sums, 0)
 
     def numbers(self) -> dict[str, float]:

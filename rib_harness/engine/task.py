@@ -31,7 +31,9 @@ from rib_harness.engine.data import (
 from rib_harness.engine.device import seeded
 from rib_harness.engine.fit import FitJob, Loss, Stateful, fit
 from rib_harness.engine.labels import ClassMap
+from rib_harness.engine.probe import Probe
 from rib_harness.engine.text import TextTower
+from rib_harness.engine.track import Log
 from rib_harness.errors import ConfigError
 from rib_harness.images import ImageSet
 from rib_harness.options import one_reference
@@ -58,6 +60,8 @@ class Task:
         held: the part of the fine-tuning set that is not trained on.
         text: makes the backbone's text tower.
         facts: what the method reports, see `report`.
+        probe: measures the models that it trains; the method has no use of it.
+        log: of the trackers.
         stages: counts the fits.
         work: folder for the state of its fits; None keeps none.
     """
@@ -73,6 +77,8 @@ class Task:
     held: Pixels | None = None
     text: Callable[[], TextTower] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    probe: Probe | None = None
+    log: Log | None = None
     stages: Iterator[int] = field(default_factory=itertools.count)
     work: Path | None = None
     save_every: float = 30.0
@@ -259,7 +265,15 @@ class Task:
         light = Classifier(nn.Identity(), model.head, model.preprocess)
         light.head.requires_grad_(True)
         data = _Features(self, features)
-        fitted = self._fit(light, loss or self.cross_entropy, data, recipe)
+        fitted = self._fit(
+            light,
+            loss or self.cross_entropy,
+            data,
+            recipe,
+            whole=lambda light: Classifier(
+                model.encoder.to(self.device), light.head, model.preprocess
+            ),
+        )
         model.head = fitted.head
         return model.to(self.device).eval()
 
@@ -335,6 +349,7 @@ class Task:
         ema: float | None = None,
         state: Mapping[str, Stateful] | None = None,
         after_step: Callable[[], None] | None = None,
+        whole: Callable[[Classifier], Classifier] = lambda model: model,
     ) -> Classifier:
         job = FitJob(
             accelerator=self.accelerator,
@@ -345,6 +360,9 @@ class Task:
             label=self.label,
             progress=self.progress,
             correct=lambda logits, labels: int((self.project(logits).argmax(1) == labels).sum()),
+            probe=self.probe,
+            whole=whole,
+            log=self.log,
         )
         changed = self.recipe.model_copy(update=dict(recipe))
         return fit(model, loss, data, changed, job, ema=ema, state=state, after_step=after_step)
