@@ -102,6 +102,11 @@ class Store:
         path = self.folder(key) / "done.json"
         return _read_json(path) if path.exists() else None
 
+    def inputs(self, key: str) -> dict[str, Any] | None:
+        """What a finished step's key is a hash of, or None."""
+        path = self.folder(key) / "step.json"
+        return _read_json(path) if path.exists() else None
+
     def folder(self, key: str) -> Path:
         """Where a finished step lies."""
         return self.path / "steps" / key

@@ -129,13 +129,27 @@ class Uncertainty:
         half = float(norm.ppf(0.5 + self.level / 200)) * variance**0.5
         return Interval(estimate, estimate - half, estimate + half, self.level)
 
-    def mri_difference(self, a: Arm, b: Arm, other: Uncertainty | None = None) -> Interval:
+    def mri_difference(
+        self,
+        a: Arm,
+        b: Arm,
+        other: Uncertainty | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> Interval:
         """mRI of `b` minus mRI of `a`, on the same resamples.
 
         Args:
+            a, b: two arms over the same datasets.
             other: of the store of `b`, if that is another one.
+            sources: over which; None is all, each arm its own.
         """
-        return self.difference(a, _mri(a), b, _mri(b), other)
+        return self.difference(a, _mri(a, sources), b, _mri(b, sources), other)
+
+    def ri_difference(
+        self, a: Arm, b: Arm, source: str, other: Uncertainty | None = None
+    ) -> Interval:
+        """RI of one source under `b` minus that under `a`, in points."""
+        return self.mri_difference(a, b, other, [source])
 
     def cell_difference(
         self, a: Arm, b: Arm, source: str, dataset: str, other: Uncertainty | None = None
@@ -409,10 +423,11 @@ def _right(store: Store, key: str) -> NDArray[np.bool_]:
     return right
 
 
-def _mri(arm: Arm) -> dict[CellName, float]:
-    """mRI as a weighted sum of cells."""
+def _mri(arm: Arm, sources: Sequence[str] | None = None) -> dict[CellName, float]:
+    """mRI as a weighted sum of cells, over all sources or some."""
     cells: dict[CellName, float] = {}
-    pairs = arm.matrices[0].pairs
+    every = arm.matrices[0].pairs
+    pairs = {i: every[i] for i in (every if sources is None else sources)}
     if not pairs:
         raise IncompleteError("mRI needs at least one source; nothing was fine-tuned here.")
     for source, others in pairs.items():

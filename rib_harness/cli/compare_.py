@@ -1,0 +1,92 @@
+"""`rib-harness compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rib_harness.cli.options import option, store
+
+if TYPE_CHECKING:
+    from rib_harness.compare import Comparison
+
+
+@click.command("compare")
+@click.argument("sides", nargs=-1, metavar="A B [MORE]...")
+@store
+@option("--format", "form", default="table", help="csv: a row a cell; md, latex: a row a source.",
+        type=click.Choice(["table", "json", "csv", "md", "latex"]))  # fmt: skip
+@option("--method", "-m", multiple=True, metavar="REF", help="Only these methods.")
+@option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
+@option("--suite", metavar="NAME", help="Only this suite.")
+@option("--cells", is_flag=True, help="Show every cell, not only every source.")
+def command(
+    sides: tuple[str, ...],
+    store: Path | None,
+    form: str,
+    method: tuple[str, ...],
+    backbone: tuple[str, ...],
+    suite: str | None,
+    cells: bool,
+) -> None:
+    """Compare two methods, backbones, runs or stores, image by image.
+
+    A, B and MORE are labels of methods or of backbones, ids of runs, or folders of stores; all are
+    compared with A. Differences are B − A. Exits with 1 if a matrix is incomplete.
+    """
+    from rib_harness.compare import compare, dumps, find_side
+    from rib_harness.errors import RibError
+    from rib_harness.results import RunResult
+    from rib_harness.store import Store
+
+    if len(sides) < 2:
+        raise click.UsageError("Name two things to compare, e.g. rib-harness compare ft lwf.")
+
+    def keep(run: RunResult) -> bool:
+        return (
+            (not method or run.method in method)
+            and (not backbone or run.record["backbone"] in backbone)
+            and (suite is None or run.record["suite"] == suite)
+        )
+
+    path = store or Path("rib-store")
+    if store is not None and not store.exists():
+        raise RibError(f"There is no store {store}.")
+    made = compare(*(find_side(s, Store(path) if path.exists() else None, keep) for s in sides))
+    if form == "table":
+        for one in made:
+            _print(one, cells=cells)
+    else:
+        click.echo(dumps(made, form), nl=False)
+    if not all(one.complete for one in made):
+        raise RibError("INCOMPLETE: cells are missing; the command that made the run goes on.")
+
+
+def _print(one: Comparison, *, cells: bool) -> None:
+    from rib_harness.cli.tables import console, table
+    from rib_harness.compare import sentences, table_rows
+
+    screen = console()
+    screen.print(f"A: {one.a.describe()}", style="bold")
+    screen.print(f"B: {one.b.describe()}", style="bold")
+    shown = table("RI", "A", "B", "B − A [95 %]", right=("A", "B", "B − A [95 %]"))
+    shown.columns[0].no_wrap = True
+    *rows, last = table_rows(one)
+    for row in rows:
+        shown.add_row(*row)
+    shown.add_section()
+    shown.add_row(*last, style="bold")
+    screen.print(shown)
+    if cells:
+        heads = ("B − A [95 %]", "gained", "lost", "p")
+        shown = table("source", "dataset", *heads, right=heads)
+        for column in shown.columns[:2]:
+            column.min_width = 12
+        for cell in one.cells:
+            counts = (f"{n:,.0f}" for n in (cell.flips.gained, cell.flips.lost))
+            shown.add_row(cell.source, cell.dataset, str(cell.difference), *counts, f"{cell.p:.2g}")
+        screen.print(shown)
+    for line in sentences(one):
+        screen.print(line, style="dim" if line.startswith("note") else "")

@@ -1,0 +1,477 @@
+"""Two arms side by side: which is more robust, where, and is the difference real?"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rib_harness.arms import Arm, arms_of
+from rib_harness.errors import RibError, nearest
+from rib_harness.matrix import IncompleteError
+from rib_harness.results import RunResult, collect
+from rib_harness.statistics import SEEDS_NEEDED, Interval, SignFlip, holm, sign_flip
+from rib_harness.store import Store
+from rib_harness.uncertainty import Flips, Uncertainty
+
+#: Version of the JSON form of a comparison.
+FORMAT = "rib-harness.compare/1"
+
+#: What the two arms of a pair share, but for what is compared.
+FIXED = ("suite", "limit", "members", "data", "backbone", "method")
+
+#: What they share if they can.
+WISHED = ("preset", "recipe", "probe_every", "weights")
+
+#: A difference with an adjusted p below it is called one.
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Side:
+    """What stands on one side of a comparison.
+
+    Args:
+        text: what the user wrote.
+        kind: `"method"`, `"backbone"`, `"run"` or `"store"`.
+        arms: what that is.
+        uncertainty: of the store that they are in.
+    """
+
+    text: str
+    kind: str
+    arms: tuple[Arm, ...]
+    uncertainty: Uncertainty
+
+
+@dataclass(frozen=True)
+class CellComparison:
+    """One cell of the matrix under A and under B.
+
+    Args:
+        source, dataset: fine-tuned on, measured on.
+        role: `"ood"` (the cells of mRI), `"own"` (the fine-tuning set itself) or `"reference"`.
+        a, b: change from before fine-tuning, in points, the mean over seeds.
+        difference: b − a, with its interval.
+        flips: images that B gains, loses and keeps against A.
+        p: of McNemar's test, adjusted by Holm over all cells of the comparison.
+    """
+
+    source: str
+    dataset: str
+    role: str
+    a: float
+    b: float
+    difference: Interval
+    flips: Flips
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arm B against arm A, on the same images.
+
+    Args:
+        a, b: the arms.
+        of_a, of_b: their stores.
+        p: of the sign-flip test, adjusted by Holm over the comparisons made together.
+    """
+
+    a: Arm
+    b: Arm
+    of_a: Uncertainty
+    of_b: Uncertainty
+    p: float | None = None
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """Sources that both have."""
+        return tuple(i for i in self.a.record["sources"] if i in self.b.record["sources"])
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every cell of both is there."""
+        return self.a.complete and self.b.complete
+
+    @cached_property
+    def mri(self) -> tuple[Interval | None, Interval | None]:
+        """mRI of A and of B, each over its own sources; None where cells are missing."""
+        return (
+            self.of_a.mri(self.a) if self.a.complete else None,
+            self.of_b.mri(self.b) if self.b.complete else None,
+        )
+
+    @cached_property
+    def difference(self) -> Interval | None:
+        """mRI of B − mRI of A over the common sources; None where cells are missing."""
+        if not self.complete:
+            return None
+        return self.of_a.mri_difference(self.a, self.b, self.of_b, self.sources)
+
+    @cached_property
+    def ri(self) -> dict[str, tuple[float, float, Interval] | None]:
+        """Source → RI of A, of B, and their difference; None where a cell is missing."""
+        rows: dict[str, tuple[float, float, Interval] | None] = {}
+        for i in self.sources:
+            try:
+                difference = self.of_a.ri_difference(self.a, self.b, i, self.of_b)
+                rows[i] = (self.a.ri(i), self.b.ri(i), difference)
+            except IncompleteError:
+                rows[i] = None
+        return rows
+
+    @cached_property
+    def sign_flip(self) -> SignFlip | None:
+        """The sign-flip permutation test over the differences of RI_i."""
+        rows = [row for row in self.ri.values() if row is not None]
+        if len(rows) < len(self.sources):
+            return None
+        return sign_flip([b - a for a, b, _ in rows])
+
+    @cached_property
+    def cells(self) -> tuple[CellComparison, ...]:
+        """Every cell that both have."""
+        matrix, cells = self.a.matrices[0], []
+        for i in self.sources:
+            for j in (*matrix.members, *matrix.references):
+                role = "own" if i == j else "reference" if j in matrix.references else "ood"
+                try:
+                    a, b = self.a.change(i, j), self.b.change(i, j)
+                    difference = self.of_a.cell_difference(self.a, self.b, i, j, self.of_b)
+                except IncompleteError:
+                    continue
+                flips = self.of_a.flips_between(self.a, self.b, i, j, self.of_b)
+                cells.append(CellComparison(i, j, role, a, b, difference, flips, flips.p))
+        adjusted = holm([cell.p for cell in cells])
+        return tuple(replace(cell, p=p) for cell, p in zip(cells, adjusted, strict=True))
+
+    @property
+    def spread(self) -> tuple[float | None, float | None]:
+        """Standard deviation of mRI over the seeds of A and of B; None below three seeds."""
+        return tuple(  # type: ignore[return-value]
+            float(np.std([m.mri for m in arm.matrices], ddof=1))
+            if arm.complete and len(arm.runs) >= SEEDS_NEEDED
+            else None
+            for arm in (self.a, self.b)
+        )
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What a reader should know before believing a difference."""
+        notes = []
+        for name in (*FIXED, *WISHED, "shares"):
+            ours, theirs = self.a.record.get(name), self.b.record.get(name)
+            if ours != theirs and name not in ("method", "backbone", "weights"):
+                notes.append(f"they differ in {name}: {_differing(ours, theirs)}")
+        for letter, arm in (("A", self.a), ("B", self.b)):
+            if len(arm.record["sources"]) != len(arm.record["suite_members"]):
+                notes.append(f"{letter} runs over {arm.sources}")
+            if len(arm.runs) < SEEDS_NEEDED:
+                notes.append(
+                    f"{letter} has {len(arm.runs)} seed{'s'[: len(arm.runs) > 1]}: its intervals "
+                    f"cover images only, from {SEEDS_NEEDED} seeds on the seeds too"
+                )
+        if self.sign_flip is not None:
+            n, smallest = self.sign_flip.n, self.sign_flip.smallest
+            notes.append(f"with {n} sources the smallest p of the sign-flip test is {smallest:.4f}")
+        return notes
+
+    def to_json(self) -> dict[str, Any]:
+        """As `compare --format json` prints it; accuracies in %, changes in points."""
+        mri_a, mri_b = self.mri
+        return {
+            "format": FORMAT,
+            "a": _told(self.a, mri_a, self.spread[0]),
+            "b": _told(self.b, mri_b, self.spread[1]),
+            "complete": self.complete,
+            "sources": list(self.sources),
+            "mri_difference": _interval(self.difference),
+            "sign_flip": None
+            if self.sign_flip is None
+            else {
+                "p": self.sign_flip.p,
+                "p_holm": self.p,
+                "n": self.sign_flip.n,
+                "smallest_p": self.sign_flip.smallest,
+            },
+            "ri": {
+                i: None if row is None else {"a": row[0], "b": row[1], **_interval(row[2])}
+                for i, row in self.ri.items()
+            },
+            "cells": self.rows(),
+            "notes": self.notes,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a cell, for CSV and data frames."""
+        return [
+            {
+                "source": cell.source,
+                "dataset": cell.dataset,
+                "role": cell.role,
+                "a": cell.a,
+                "b": cell.b,
+                **_interval(cell.difference),
+                "gained": cell.flips.gained,
+                "lost": cell.flips.lost,
+                "kept": cell.flips.kept,
+                "wrong": cell.flips.wrong,
+                "p_mcnemar": cell.flips.p,
+                "p_holm": cell.p,
+            }
+            for cell in self.cells
+        ]
+
+
+def find_side(text: str, store: Store | None, keep: Any = lambda run: True) -> Side:
+    """What the user means: a store's folder, a run's id, a method or a backbone.
+
+    Args:
+        text: as written.
+        store: where ids, methods and backbones are looked for.
+        keep: which runs may be in it.
+
+    Raises:
+        RibError: nothing of this name, with the nearest.
+    """
+    path = Path(text)
+    if (path / "store.json").exists():
+        return _side(text, "store", Store(path), keep, lambda run: True)
+    if store is None:
+        raise RibError(
+            f"{text!r} is no store, and there is no store to look for a method, a backbone or a "
+            "run of that name: name one with --store."
+        )
+    runs = [run for run in collect(store) if run.method is not None and keep(run)]
+    methods = {str(run.method) for run in runs}
+    backbones = {run.record["backbone"] for run in runs}
+    if text in methods:
+        return _side(text, "method", store, keep, lambda run: run.method == text)
+    if text in backbones:
+        return _side(text, "backbone", store, keep, lambda run: run.record["backbone"] == text)
+    ids = [run.id for run in runs if len(text) >= 4 and run.id.startswith(text)]
+    if len(ids) == 1:
+        return _side(text, "run", store, keep, lambda run: run.id == ids[0])
+    known = sorted(methods | backbones)
+    raise RibError(
+        f"{text!r} is no store, and {store.path} has no method, backbone or run of that name."
+        f"{nearest(text, known)} It has: {', '.join(known) or 'nothing'}."
+    )
+
+
+def _side(text: str, kind: str, store: Store, keep: Any, wanted: Any) -> Side:
+    runs: list[RunResult] = [
+        run for run in collect(store) if run.method is not None and keep(run) and wanted(run)
+    ]
+    if not runs:
+        raise RibError(f"{text}: {store.path} has no such results.")
+    return Side(text, kind, tuple(arms_of(runs)), Uncertainty(store))
+
+
+def compare(first: Side, *others: Side) -> list[Comparison]:
+    """Every arm of the other sides against the arm of the first that it belongs to.
+
+    p of the sign-flip test is adjusted by Holm over all that are compared with one arm.
+
+    Raises:
+        RibError: nothing fits together, or more than one arm does.
+    """
+    made = []
+    for other in others:
+        pairs = _pairs(first, other)
+        made += [Comparison(a, b, first.uncertainty, other.uncertainty) for a, b in pairs]
+    for one in made:
+        _check_same_images(one)
+    adjusted = []
+    for one in made:
+        family = [c for c in made if c.a is one.a and c.sign_flip is not None]
+        ps = holm([c.sign_flip.p for c in family if c.sign_flip is not None])
+        place = [i for i, c in enumerate(family) if c is one]
+        adjusted.append(replace(one, p=ps[place[0]] if place else None))
+    return adjusted
+
+
+def _pairs(first: Side, other: Side) -> list[tuple[Arm, Arm]]:
+    compared = {"run": FIXED[4:], "method": ("method",), "backbone": ("backbone",), "store": ()}
+    loose = {*compared[first.kind], *compared[other.kind]}
+    if first.kind != other.kind and "run" not in (first.kind, other.kind):
+        raise RibError(
+            f"{first.text!r} is a {first.kind} and {other.text!r} a {other.kind}: compare two of "
+            "a kind."
+        )
+    pairs, reasons = [], []
+    for a in first.arms:
+        fits = [b for b in other.arms if b is not a and not _unlike(a, b, set(FIXED) - loose)]
+        alike = [b for b in fits if not _unlike(a, b, {*WISHED} - ({"weights"} & loose))] or fits
+        if len(alike) > 1:
+            listed = "\n".join(f"  - {b.runs[0].id}: {b.describe()}" for b in alike)
+            raise RibError(
+                f"{a.describe()}\nmay be compared with more than one of {other.text!r}; name a run "
+                f"by its id:\n{listed}"
+            )
+        pairs += [(a, b) for b in alike]
+        if not alike:
+            near = min(other.arms, key=lambda b: len(_unlike(a, b, set(FIXED) - loose)))
+            differ = _unlike(a, near, set(FIXED) - loose) or ["nothing: it is the same arm"]
+            reasons.append(f"{a.describe()}: the nearest differs in {', '.join(differ)}")
+    if not pairs:
+        raise RibError(
+            f"No results of {first.text!r} and {other.text!r} belong together.\n"
+            + "\n".join(f"  - {reason}" for reason in reasons)
+        )
+    return pairs
+
+
+def _unlike(a: Arm, b: Arm, names: set[str]) -> list[str]:
+    return [name for name in names if a.record.get(name) != b.record.get(name)]
+
+
+def _check_same_images(one: Comparison) -> None:
+    """Raise where a dataset of the two is not the same images: nothing is paired then."""
+    different = []
+    for name, key in one.a.record["cells"]["pre"].items():
+        other = one.b.record["cells"]["pre"].get(name)
+        ours = one.of_a.store.inputs(key)
+        theirs = one.of_b.store.inputs(other) if other else None
+        if ours is not None and theirs is not None and ours["dataset"] != theirs["dataset"]:
+            different.append(name)
+    if different:
+        raise RibError(
+            f"{one.a.describe()}\n{one.b.describe()}\nwere not measured on the same images: "
+            f"{', '.join(different)} differ. Run both again on the same data."
+        )
+
+
+def _differing(ours: Any, theirs: Any) -> str:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        names = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
+        return ", ".join(f"{k} {ours.get(k)} and {theirs.get(k)}" for k in names)
+    return f"{ours} and {theirs}"
+
+
+def _interval(one: Interval | None) -> dict[str, Any]:
+    if one is None:
+        return {"difference": None, "low": None, "high": None, "covers": None}
+    return {"difference": one.estimate, "low": one.low, "high": one.high, "covers": one.covers}
+
+
+def _told(arm: Arm, mri: Interval | None, spread: float | None) -> dict[str, Any]:
+    record = arm.record
+    return {
+        "runs": [run.id for run in arm.runs],
+        "suite": record["suite"],
+        "backbone": arm.backbone,
+        "method": arm.method,
+        "seeds": list(arm.seeds),
+        "preset": record["preset"],
+        "recipe": record["recipe"],
+        "limit": record["limit"],
+        "sources": {"used": len(record["sources"]), "of": len(record["suite_members"])},
+        "mri": None if mri is None else mri.estimate,
+        "low": None if mri is None else mri.low,
+        "high": None if mri is None else mri.high,
+        "bounds": None if mri is not None else list(arm.mri_bounds),
+        "sd_over_seeds": spread,
+    }
+
+
+def dumps(made: Sequence[Comparison], form: str) -> str:
+    """As text: `"json"`, `"csv"` (a row a cell), `"md"` or `"latex"` (a row a source)."""
+    if form == "json":
+        return json.dumps([one.to_json() for one in made], indent=1) + "\n"
+    if form == "csv":
+        out, rows = io.StringIO(), []
+        for one in made:
+            head = {"a_run": one.a.runs[0].id, "b_run": one.b.runs[0].id,
+                    "backbone_a": one.a.backbone, "backbone_b": one.b.backbone,
+                    "method_a": one.a.method, "method_b": one.b.method}  # fmt: skip
+            rows += [{**head, **row} for row in one.rows()]
+        if rows:
+            writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        return out.getvalue()
+    return "\n".join(_table(one, form) for one in made)
+
+
+def table_rows(one: Comparison) -> list[tuple[str, str, str, str]]:
+    """Source, RI of A, RI of B, and their difference; the last row is mRI."""
+    rows = []
+    for i, row in one.ri.items():
+        if row is None:
+            rows.append((i, "INCOMPLETE", "INCOMPLETE", "–"))
+        else:
+            rows.append((i, f"{row[0]:+.2f}", f"{row[1]:+.2f}", str(row[2])))
+    a, b = (f"{m.estimate:+.2f}" if m is not None else "INCOMPLETE" for m in one.mri)
+    rows.append(("mRI", a, b, str(one.difference) if one.difference else "–"))
+    return rows
+
+
+def bounds(arm: Arm) -> str:
+    """What an incomplete matrix allows: `INCOMPLETE, -40.10 to +12.30`."""
+    low, high = arm.mri_bounds
+    return f"INCOMPLETE, {low:+.2f} to {high:+.2f}"
+
+
+def sentences(one: Comparison) -> list[str]:
+    """The tests, in words."""
+    lines = []
+    for letter, mri, arm in zip("AB", one.mri, (one.a, one.b), strict=True):
+        lines.append(f"mRI of {letter}: {mri if mri is not None else bounds(arm)}")
+    if one.sign_flip is not None:
+        adjusted = f", {one.p:.4f} by Holm" if one.p not in (None, one.sign_flip.p) else ""
+        lines.append(f"sign-flip test over {one.sign_flip.n} sources: p = {one.sign_flip.p:.4f}"
+                     + adjusted)  # fmt: skip
+    ood = [cell for cell in one.cells if cell.role == "ood"]
+    worse = sum(cell.p < ALPHA and cell.flips.lost > cell.flips.gained for cell in ood)
+    better = sum(cell.p < ALPHA and cell.flips.gained > cell.flips.lost for cell in ood)
+    lines.append(
+        f"afterwards B is right on more images than A in {better} and on fewer in {worse} of "
+        f"{len(ood)} cells outside the fine-tuning set (McNemar, p < {ALPHA} by Holm)"
+    )
+    for letter, spread in zip("AB", one.spread, strict=True):
+        if spread is not None:
+            lines.append(f"{letter}: standard deviation of mRI over seeds {spread:.2f}")
+    return lines + [f"note: {note}" for note in one.notes]
+
+
+def _table(one: Comparison, form: str) -> str:
+    heads, rows = ("RI", "A", "B", "B − A [95 %]"), table_rows(one)
+    told = [f"A: {one.a.describe()}", f"B: {one.b.describe()}", *sentences(one)]
+    if form == "latex":
+        return _latex(heads, rows, told)
+    lines = ["| " + " | ".join(heads) + " |", "|---|---:|---:|---:|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(["", *lines, "", *(f"- {line}" for line in told)]) + "\n"
+
+
+def _latex(heads: Sequence[str], rows: Sequence[Sequence[str]], told: Sequence[str]) -> str:
+    """A table for the package `booktabs`, with what else is to be said as comments."""
+    from rib_harness.citations import latex_escaped
+
+    def line(cells: Sequence[str]) -> str:
+        return "  " + " & ".join(map(latex_escaped, cells)) + r" \\"
+
+    *sources, mri = rows
+    return "\n".join(
+        [
+            *(f"% {text}" for text in told),
+            r"\begin{tabular}{lrrr}",
+            r"  \toprule",
+            line(heads),
+            r"  \midrule",
+            *map(line, sources),
+            r"  \midrule",
+            line(mri),
+            r"  \bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
