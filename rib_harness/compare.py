@@ -446,32 +446,9 @@ def _table(one: Comparison, form: str) -> str:
     heads, rows = ("RI", "A", "B", "B − A [95 %]"), table_rows(one)
     told = [f"A: {one.a.describe()}", f"B: {one.b.describe()}", *sentences(one)]
     if form == "latex":
-        return _latex(heads, rows, told)
+        from rib_harness.export import latex_table
+
+        return latex_table(heads, rows, told)
     lines = ["| " + " | ".join(heads) + " |", "|---|---:|---:|---:|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(["", *lines, "", *(f"- {line}" for line in told)]) + "\n"
-
-
-def _latex(heads: Sequence[str], rows: Sequence[Sequence[str]], told: Sequence[str]) -> str:
-    """A table for the package `booktabs`, with what else is to be said as comments."""
-    from rib_harness.citations import latex_escaped
-
-    def line(cells: Sequence[str]) -> str:
-        return "  " + " & ".join(map(latex_escaped, cells)) + r" \\"
-
-    *sources, mri = rows
-    return "\n".join(
-        [
-            *(f"% {text}" for text in told),
-            r"\begin{tabular}{lrrr}",
-            r"  \toprule",
-            line(heads),
-            r"  \midrule",
-            *map(line, sources),
-            r"  \midrule",
-            line(mri),
-            r"  \bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )

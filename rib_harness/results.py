@@ -6,7 +6,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rib_harness.errors import RibError
@@ -16,6 +17,9 @@ from rib_harness.store import Store
 
 if TYPE_CHECKING:
     import pandas
+
+    from rib_harness.statistics import Interval
+    from rib_harness.uncertainty import Uncertainty
 
 #: Version of the JSON form of a result.
 FORMAT = "rib-harness.result/1"
@@ -66,6 +70,11 @@ class RunResult:
     def complete(self) -> bool:
         """Whether every cell is there."""
         return self.matrix.complete
+
+    def describe_bounds(self) -> str:
+        """What an incomplete matrix allows: `INCOMPLETE, -40.10 to +12.30`."""
+        low, high = self.matrix.mri_bounds
+        return f"INCOMPLETE, {low:+.2f} to {high:+.2f}"
 
     @property
     def known_answers(self) -> dict[str, dict[str, Any]]:
@@ -201,8 +210,9 @@ class Results(Sequence[RunResult]):
         >>> results.mri, results.matrix.change("digits-r", "digits-c")  # doctest: +SKIP
     """
 
-    def __init__(self, runs: Sequence[RunResult]):
+    def __init__(self, runs: Sequence[RunResult], store: Store | None = None):
         self._runs = tuple(runs)
+        self.store = store
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -236,6 +246,30 @@ class Results(Sequence[RunResult]):
     def complete(self) -> bool:
         """Whether every cell of every run is there."""
         return all(run.complete for run in self._runs)
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """Intervals of these results, with the scores of all of them read in one go.
+
+        Raises:
+            RibError: they were not read from a store.
+        """
+        from rib_harness.arms import arms_of
+        from rib_harness.uncertainty import Uncertainty
+
+        if self.store is None:
+            raise RibError("These results have no store, so their images are not known.")
+        made = Uncertainty(self.store)
+        made.prepare(arm for arm in arms_of(self._runs) if arm.method is not None)
+        return made
+
+    def interval(self, run: RunResult) -> Interval | None:
+        """The 95 % interval of a run's mRI; None where there is no mRI, or no store."""
+        from rib_harness.arms import Arm
+
+        if self.store is None or run.method is None or known(getattr, run, "mri") is None:
+            return None
+        return self.uncertainty.mri(Arm((run,)))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a cell: the long form, for data frames and CSV."""
@@ -280,8 +314,14 @@ class Results(Sequence[RunResult]):
         return rows
 
     def to_json(self) -> list[dict[str, Any]]:
-        """A list of runs, see `RunResult.to_json`."""
-        return [run.to_json() for run in self._runs]
+        """A list of runs, see `RunResult.to_json`, each with the interval of its mRI."""
+        listed = []
+        for run in self._runs:
+            interval = self.interval(run)
+            listed.append(
+                {**run.to_json(), "interval": None if interval is None else asdict(interval)}
+            )
+        return listed
 
     def to_csv(self) -> str:
         """One row a cell; `source` is empty for the untouched backbone."""
@@ -314,7 +354,10 @@ class Results(Sequence[RunResult]):
             if m.sources:
                 mri = known(getattr, m, "mri")
                 used = f"{len(m.sources)} of {len(record['suite_members'])} sources"
-                shown = "INCOMPLETE" if mri is None else f"{mri:+.2f}"
+                interval = self.interval(run)
+                shown = run.describe_bounds() if mri is None else f"{mri:+.2f}"
+                if interval is not None:
+                    shown = str(interval)
                 lines.append(f"| **mRI** ({used}) |  |  | **{shown}** |")
             told = [*run.describe_known_answers(), *run.describe_choices()]
             told += [f"note: {n}" for n in record["notes"]]
@@ -323,7 +366,16 @@ class Results(Sequence[RunResult]):
         return "\n".join(parts)
 
     def dumps(self, form: str) -> str:
-        """As text: `"json"`, `"csv"` or `"md"`."""
+        """As text: `"json"`, `"csv"` (a row a cell), `"md"` or `"latex"` (methods × backbones)."""
+        if form == "latex":
+            from rib_harness.arms import arms_of
+            from rib_harness.export import to_latex
+
+            arms = [(i, arm) for i, arm in enumerate(arms_of(self._runs)) if arm.method]
+            intervals = {
+                i: self.uncertainty.mri(arm) for i, arm in arms if self.store and arm.complete
+            }
+            return to_latex(self, intervals)
         if form == "json":
             return json.dumps(self.to_json(), indent=1) + "\n"
         return self.to_csv() if form == "csv" else self.to_markdown()
@@ -374,4 +426,4 @@ def collect(store: Store, records: Sequence[Mapping[str, Any]] | None = None) ->
                 if found.get("facts"):
                     facts[source] = found["facts"]
         runs.append(RunResult(record, matrix, done, facts))
-    return Results(runs)
+    return Results(runs, store)

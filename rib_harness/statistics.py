@@ -15,8 +15,8 @@ Floats = NDArray[np.float64]
 #: Seeds from which on their variance is part of an interval.
 SEEDS_NEEDED = 3
 
-#: Resamples that are multiplied at a time.
-CHUNK = 64
+#: Numbers of resamples × photographs that are held at once.
+CHUNK = 2**22
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,13 @@ def resamples(n: int, count: int, seed: str) -> Iterator[NDArray[np.float32]]:
         seed: a text; the same text gives the same resamples.
 
     Yields:
-        (up to `CHUNK`, n); rows sum to n.
+        (some, n); rows sum to n.
     """
     digest = hashlib.sha256(f"{seed}/{n}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-    for start in range(0, count, CHUNK):
-        rows = min(CHUNK, count - start)
+    step = max(CHUNK // n, 1)
+    for start in range(0, count, step):
+        rows = min(step, count - start)
         drawn = generator.integers(0, n, (rows, n), dtype=np.int32)
         drawn += n * np.arange(rows, dtype=np.int32)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * n)

@@ -411,7 +411,8 @@ def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
 def _table(store: Store, key: str, columns: list[str]) -> Any:
     path: Path = store.folder(key) / "scores.parquet"
     try:
-        return pq.read_table(path, columns=columns)
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path} is damaged ({error}). Delete its folder to redo it.") from None
 

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rib_harness.cli.options import no_plugin, option, store
 
+if TYPE_CHECKING:
+    from rib_harness.catalog import Catalog
+    from rib_harness.results import Results
+
+FORMS = ["table", "json", "csv", "md", "latex", "parquet", "model-card", "bibtex"]
+
 
 @click.command("results")
 @store
-@option("--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table",
-        help="json: a list of runs; csv: a row a cell; md: a table a run.")  # fmt: skip
+@option("--format", "form", type=click.Choice(FORMS), default="table",
+        help="json: a list of runs; csv, parquet: a row a cell; md: a table a run; latex: methods "
+             "by backbones; model-card: of one run, for the Hugging Face Hub; bibtex: all that the "
+             "results rest on.")  # fmt: skip
+@option("--metric", multiple=True, metavar="REF",
+        help="Show this metric instead, e.g. ece, or `all` for all that apply, as table, json or "
+             "csv. Repeatable.")  # fmt: skip
+@option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
 @option("--method", "-m", multiple=True, metavar="REF", help="Only these methods. Repeatable.")
 @option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
 @option("--suite", metavar="NAME", help="Only this suite.")
@@ -21,6 +34,8 @@ from rib_harness.cli.options import no_plugin, option, store
 def command(
     store: Path | None,
     form: str,
+    metric: tuple[str, ...],
+    out: Path | None,
     method: tuple[str, ...],
     backbone: tuple[str, ...],
     suite: str | None,
@@ -47,20 +62,115 @@ def command(
         return found
 
     methods, backbones = labels("method", method), labels("backbone", backbone)
+    opened = Store(path)
     results = Results(
         [
             run
-            for run in collect(Store(path))
+            for run in collect(opened)
             if (not method or run.method in methods)
             and (not backbone or run.record["backbone"] in backbones)
             and (suite is None or run.record["suite"] == suite)
-        ]
+        ],
+        opened,
     )
-    if form == "table":
-        print_results(results, catalog)
-    else:
-        click.echo(results.dumps(form), nl=False)
     if not len(results):
         raise RibError(f"No results in {path} match.")
+    if form == "table" and out is not None:
+        raise click.UsageError("--out needs a --format other than table.")
+    left_out: list[str] = []
+    if metric:
+        _write(_metrics(results, catalog, metric, form, left_out), out)
+    elif form == "table":
+        print_results(results, catalog)
+    else:
+        _write(_document(results, catalog, form), out)
+    if left_out:
+        raise RibError("\n".join(left_out))
     if not results.complete:
         raise RibError("INCOMPLETE: cells are missing; the command that made the run goes on.")
+
+
+def _document(results: Results, catalog: Catalog, form: str) -> str | bytes:
+    """The results in a form for elsewhere."""
+    from rib_harness import export
+    from rib_harness.citations import cite
+
+    if form == "parquet":
+        return export.to_parquet(results)
+    if form == "bibtex":
+        return cite(results, catalog)
+    if form == "model-card":
+        return export.to_model_card(results, cite(results, catalog))
+    return results.dumps(form)
+
+
+def _metrics(
+    results: Results, catalog: Catalog, names: tuple[str, ...], form: str, left_out: list[str]
+) -> str:
+    """Metrics of every run: CSV or JSON, or nothing more once a table each is printed.
+
+    Args:
+        results: from a store.
+        catalog: where the metrics are.
+        names: of the metrics; `all` is all that apply, the others are told on stderr.
+        form: `"table"`, `"csv"` or `"json"`.
+        left_out: is told why a metric that was asked for by name has no value.
+    """
+    import csv
+    import io
+    import json
+
+    from rib_harness.cli.tables import print_values
+    from rib_harness.errors import RibError
+    from rib_harness.measure import measure
+
+    if form not in ("table", "csv", "json"):
+        raise click.UsageError("--metric is shown as table, csv or json.")
+    if results.store is None:
+        raise TypeError(results)
+    whole = "all" in names
+    chosen = catalog.list("metric") if whole else [catalog.get("metric", n) for n in names]
+    rows: list[dict[str, object]] = []
+    for component in chosen:
+        for run in results:
+            try:
+                values = measure(run, results.store, component)
+            except RibError as error:
+                reason = f"{component.spec.name}: {error}"
+                left_out += [reason] if reason not in left_out else []
+                continue
+            head = {"run": run.id, "suite": run.record["suite"], "backbone": run.record["backbone"],
+                    "method": run.method, "seed": run.record["seed"],
+                    "metric": component.id}  # fmt: skip
+            rows += [{**head, "source": v.source, "dataset": v.dataset, "value": v.value}
+                     for v in values]  # fmt: skip
+    if not rows:
+        raise RibError("\n".join(left_out) or "No metric is installed.")
+    if whole:
+        for reason in left_out:
+            click.echo(f"left out: {reason}", err=True)
+        left_out.clear()
+    if form == "table":
+        print_values(rows, {c.id: c.spec for c in chosen})
+        return ""
+    if form == "json":
+        return json.dumps(rows, indent=1) + "\n"
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _write(document: str | bytes, out: Path | None) -> None:
+    """To the file, else to stdout; not bytes to a terminal."""
+    import sys
+
+    from rib_harness.store import write_atomically
+
+    if out is not None:
+        write_atomically(out, document)
+    elif isinstance(document, bytes) and sys.stdout.isatty():
+        raise click.UsageError("This form is binary: name a file with --out.")
+    else:
+        click.echo(document, nl=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rib_harness.catalog import Catalog
     from rib_harness.results import Results, RunResult
+    from rib_harness.statistics import Interval
 
 
 def console() -> Console:
@@ -52,7 +53,7 @@ def print_results(results: Results, catalog: Catalog) -> None:
         for columns in _that_fit(trained, runs[0]):
             _print_matrix(runs[0], columns)
         if trained:
-            _print_summary(Results(trained), catalog)
+            _print_summary(Results(trained, results.store), catalog)
         choices = [line for run in trained for line in run.describe_choices()]
         for line in [*runs[0].describe_known_answers(), *choices]:
             console().print(line, style="dim")
@@ -83,6 +84,8 @@ def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
     title = f"{record['suite']} · {record['backbone']}"
     if record["limit"] is not None:
         title += f" · limit {record['limit']} a class"
+    if len(matrix.sources) not in (0, len(record["suite_members"])):
+        title += f" · {len(matrix.sources)} of {len(record['suite_members'])} sources"
     if record["recipe"] is not None:
         title += f"\npreset {record['preset']} · {describe_recipe(record['recipe'])}"
     names = [f"RI {_short(run)}" for run in runs]
@@ -116,6 +119,7 @@ def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
 
 
 def _print_summary(results: Results, catalog: Catalog) -> None:
+    from rib_harness.arms import arms_of
     from rib_harness.catalog import FIRST_PARTY
     from rib_harness.options import load_target
     from rib_harness.results import known
@@ -130,26 +134,37 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
     heads = {"mri": "mRI", "mean-ood-accuracy": "OOD after", "gain": "gain",
              "forgetting": "forgot"}  # fmt: skip
     names = [name for name in wanted if name in metrics]
-    columns = ("seed", *(heads[name] for name in names), "sources")
+    columns = ("seed", *(heads[name] for name in names))
+    columns = (*columns[:2], "95 %", *columns[2:])
     shown = table("method", *columns, right=columns)
     for run in results:
         values = []
         for name in names:
             compute = load_target(metrics[name].spec.target, metrics[name].what)
             values.append(_number(known(compute, run.matrix), sign=name != "mean-ood-accuracy"))
-        used = f"{len(run.matrix.sources)} of {len(run.record['suite_members'])}"
-        shown.add_row(run.method, str(run.record["seed"]), *values, used)
+        interval = results.interval(run)
+        shown.add_row(run.method, str(run.record["seed"]), values[0], _ends(interval), *values[1:])
+    for arm in arms_of(results):
+        if len(arm.runs) > 1 and arm.complete and results.store is not None:
+            interval = results.uncertainty.mri(arm)
+            seeds = f"mean of {len(arm.runs)}"
+            shown.add_row(
+                arm.method, seeds, _number(interval.estimate), _ends(interval), style="bold"
+            )
     console().print(shown)
     incomplete = [run for run in results if not run.complete]
     for run in incomplete:
         missing = run.matrix.missing
+        low, high = run.matrix.mri_bounds
         console().print(
-            f"INCOMPLETE: {run.method}: {len(missing)} cells are missing, e.g. {missing[0]}",
+            f"INCOMPLETE: {run.method}: {len(missing)} cells are missing, e.g. {missing[0]}; mRI "
+            f"is from {low:+.2f} to {high:+.2f}",
         )
     console().print(
         "A_pre and OOD after: top-1 %. RI, mRI, gain, forgot: points. RI of a row: mean change "
         "on the other members after fine-tuning on it; gain: on the fine-tuning set itself "
-        "(training accuracy); forgot: on the reference.",
+        "(training accuracy); forgot: on the reference. 95 %: over photographs"
+        + ("; in the mean of 3 seeds or more over seeds too." if len(results) > 2 else "."),
         style="dim",
     )
 
@@ -163,3 +178,27 @@ def _number(value: float | None, *, sign: bool = True) -> str:
     if value is None:
         return "INCOMPLETE"
     return f"{value:+.2f}" if sign else f"{value:.2f}"
+
+
+def _ends(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.low:+.1f} {interval.high:+.1f}"
+
+
+def print_values(rows: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]) -> None:
+    """Metrics of runs: for each metric and run a table, sources down, datasets across or down."""
+    together: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        together.setdefault((row["metric"], row["run"]), []).append(row)
+    for (metric, _), values in together.items():
+        spec, first = specs[metric], values[0]
+        title = f"{spec.name} · {first['backbone']} · {first['method'] or 'untouched'}"
+        title += f" · seed {first['seed']}" if first["seed"] is not None else ""
+        better = "higher" if spec.higher_is_better else "lower"
+        unit = f"in {spec.unit}, " if spec.unit else ""
+        console().print(title, style="bold")
+        shown = table("fine-tuned on", "measured on", spec.name, right=(spec.name,))
+        for row in values:
+            source = row["source"] or ("all" if row["dataset"] is None else "untouched")
+            shown.add_row(source, row["dataset"] or "", f"{row['value']:.4g}")
+        console().print(shown)
+        console().print(f"{unit}{better} is better", style="dim")

@@ -1,0 +1,75 @@
+"""`rib-harness report`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from rib_harness.cli.options import no_plugin, option, store
+
+
+@click.command("report")
+@store
+@option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"),
+        help="The page: one file that needs nothing else.")  # fmt: skip
+@option("--figures", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+        help="Write the figures there too, for papers: PDF, SVG, PNG and CSV.")  # fmt: skip
+@option("--thumbnails", type=click.FloatRange(min=0), default=4.0, metavar="MB",
+        help="Pictures of images that changed sides, at most; 0 for none.")  # fmt: skip
+@option("--method", "-m", multiple=True, metavar="REF", help="Only these methods. Repeatable.")
+@option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
+@option("--suite", metavar="NAME", help="Only this suite.")
+@option("--data-root", type=click.Path(path_type=Path, file_okay=False),
+        help="Folder that holds the datasets, for pictures and names of classes.  "
+             "[default: where the run had it]")  # fmt: skip
+@no_plugin
+def command(
+    store: Path | None,
+    out: Path,
+    figures: Path | None,
+    thumbnails: float,
+    method: tuple[str, ...],
+    backbone: tuple[str, ...],
+    suite: str | None,
+    data_root: Path | None,
+    no_plugin: tuple[str, ...],
+) -> None:
+    """Draw a store as one HTML page, and as figures for papers."""
+    from rib_harness.catalog import load_catalog
+    from rib_harness.errors import RibError
+    from rib_harness.report.page import write_report
+    from rib_harness.results import collect
+    from rib_harness.store import Store
+
+    path = store or Path("rib-store")
+    if not path.exists():
+        raise RibError(f"There is no store {path}: name one with --store, or run something first.")
+    catalog = load_catalog(block=no_plugin)
+
+    def labels(kind: str, texts: tuple[str, ...]) -> set[str]:
+        """As references where they are some, so that `lwf:alpha=1.0` finds `lwf`."""
+        found = set(texts)
+        for text in texts:
+            with suppress(RibError):
+                found.add(catalog.bind(kind, text).label)
+        return found
+
+    methods, backbones = labels("method", method), labels("backbone", backbone)
+    runs = [
+        run
+        for run in collect(Store(path))
+        if (not method or run.method in methods)
+        and (not backbone or run.record["backbone"] in backbones)
+        and (suite is None or run.record["suite"] == suite)
+    ]
+    if not runs:
+        raise RibError(f"No results in {path} match. See: rib-harness results --store {path}")
+    files = write_report(
+        runs, Store(path), catalog, out, figures=figures, budget=thumbnails, data_root=data_root
+    )
+    for file in files:
+        click.echo(str(file))
+    if not all(run.complete for run in runs):
+        click.echo("INCOMPLETE: cells are missing; the page says which.", err=True)
