@@ -3,10 +3,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PLUGINS := $(wildcard plugins/rib-plugin-*)
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test fast lint types clean
+.PHONY: demo test fast lint types clean chromium
 
 # Versions are those of constraints.txt; `make CONSTRAINTS= …` takes the newest.
 CONSTRAINTS ?= -c constraints.txt
@@ -20,7 +21,13 @@ $(STAMP): pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 demo: $(STAMP)
 	$(BIN)/rib-harness run --method lwf
 
-test: $(STAMP)
+# A test opens the report's page in a browser; without one it is skipped, with a reason.
+chromium:
+	@command -v chromium >/dev/null || \
+	{ $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium; } \
+	>/dev/null 2>&1 || echo "chromium cannot be installed here: the page's test will be skipped"
+
+test: $(STAMP) chromium
 	$(BIN)/python -m pytest
 
 fast: $(STAMP)
