@@ -39,6 +39,8 @@ class Matrix:
         pre: dataset → the untouched backbone.
         post: source → dataset → after fine-tuning on the source.
         shares: groups of datasets made from the same photographs.
+        held_out: source → before and after on the images of it that were not trained on; empty
+            where the recipe keeps none, as the protocol does not.
     """
 
     members: tuple[str, ...]
@@ -47,6 +49,7 @@ class Matrix:
     pre: Mapping[str, Cell]
     post: Mapping[str, Mapping[str, Cell]]
     shares: tuple[tuple[str, ...], ...] = ()
+    held_out: Mapping[str, tuple[Cell, Cell]] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[str]:
@@ -74,6 +77,19 @@ class Matrix:
             raise IncompleteError(
                 f"The cell {source} → {dataset} has no number yet: run the same command again."
             ) from None
+
+    def gain(self, source: str) -> float:
+        """A_i^(i) − A_pre^(i) in points: on held-out images where there are some.
+
+        Without them it is training accuracy.
+
+        Raises:
+            IncompleteError: one of the two is missing.
+        """
+        if source in self.held_out:
+            before, after = self.held_out[source]
+            return after.top1 - before.top1
+        return self.change(source, source)
 
     def ri(self, source: str) -> float:
         """RI_i: mean change on the other members after fine-tuning on one, in points.

@@ -417,6 +417,7 @@ def collect(store: Store, records: Sequence[Mapping[str, Any]] | None = None) ->
             pre=row(record["cells"]["pre"]),
             post={i: row(keys) for i, keys in record["cells"]["post"].items()},
             shares=tuple(tuple(group) for group in record["shares"]),
+            held_out=_on_held_out(store, record),
         )
         facts = {}
         for source, key in record["finetune"].items():
@@ -427,3 +428,28 @@ def collect(store: Store, records: Sequence[Mapping[str, Any]] | None = None) ->
                     facts[source] = found["facts"]
         runs.append(RunResult(record, matrix, done, facts))
     return Results(runs, store)
+
+
+def _on_held_out(store: Store, record: Mapping[str, Any]) -> dict[str, tuple[Cell, Cell]]:
+    """Each source before and after, on its images that were not trained on."""
+    share = (record["recipe"] or {}).get("held_out", 0.0)
+    if not share:
+        return {}
+    from rib_harness.pruning import held_out
+    from rib_harness.scores import Scores, summarise
+
+    found = {}
+    for source in record["sources"]:
+        cells = record["cells"]
+        keys = (cells["pre"][source], cells["post"][source][source])
+        if any(store.done(key) is None for key in keys):
+            continue
+        pair = []
+        for key in keys:
+            scores = Scores.read(store.folder(key) / "scores.parquet")
+            labels, photographs = scores.column("label"), scores.column("source")
+            rows = held_out(labels, photographs, share, record["seed"])
+            told = summarise(scores.correct[rows], scores.column("group")[rows])
+            pair.append(Cell(told["top1"], told["correct"], told["n"], told["groups"]))
+        found[source] = (pair[0], pair[1])
+    return found

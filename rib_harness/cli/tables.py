@@ -160,10 +160,16 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
             f"INCOMPLETE: {run.method}: {len(missing)} cells are missing, e.g. {missing[0]}; mRI "
             f"is from {low:+.2f} to {high:+.2f}",
         )
+    apart = {bool(run.matrix.held_out) for run in results}
+    own = "the fine-tuning set itself (training accuracy)"
+    if apart == {True}:
+        own = "held-out images of the fine-tuning set"
+    elif True in apart:
+        own += ", or held-out images of it"
     console().print(
         "A_pre and OOD after: top-1 %. RI, mRI, gain, forgot: points. RI of a row: mean change "
-        "on the other members after fine-tuning on it; gain: on the fine-tuning set itself "
-        "(training accuracy); forgot: on the reference. 95 %: over photographs"
+        f"on the other members after fine-tuning on it; gain: on {own}; "
+        "forgot: on the reference. 95 %: over photographs"
         + ("; in the mean of 3 seeds or more over seeds too." if len(results) > 2 else "."),
         style="dim",
     )
