@@ -1,1 +1,1 @@
-"""Metrics: functions of the scores of one checkpoint on one dataset, or of a whole matrix."""
+"""Metrics: functions of what a run keeps. No model is run again for any of them."""

@@ -4,7 +4,7 @@ All raise `IncompleteError` where a cell is missing: nothing is averaged over wh
 there.
 """
 
-from rib_harness import IncompleteError, Matrix
+from rib_harness import InapplicableError, IncompleteError, Matrix
 
 
 def ri(matrix: Matrix) -> dict[str, float]:
@@ -23,6 +23,34 @@ def mri(matrix: Matrix) -> float:
     return matrix.mri
 
 
+def mri_unshared(matrix: Matrix) -> float:
+    """mRI without the ordered pairs that are made from the same photographs, in points.
+
+    RI_i is the mean over the members j ≠ i that share no photographs with i; mRI the mean of
+    these over the sources. A source that shares with every other member has no RI and is left
+    out of that mean. Without shared photographs this is mRI.
+
+    Raises:
+        InapplicableError: every source shares photographs with every other member.
+        IncompleteError: a cell of a pair that is left is missing.
+
+    Source: arXiv:2410.21582 for mRI.
+    """
+    if not matrix.sources:
+        raise IncompleteError("mRI needs at least one source; nothing was fine-tuned here.")
+    rows = []
+    for i, others in matrix.pairs.items():
+        changes = [matrix.change(i, j) for j in others if not shared(matrix, i, j)]
+        if changes:
+            rows.append(_mean(changes))
+    if not rows:
+        raise InapplicableError(
+            "mRI without shared photographs needs a source and another member made from other "
+            "photographs: every pair here shares them."
+        )
+    return _mean(rows)
+
+
 def mean_ood_accuracy(matrix: Matrix) -> float:
     """Mean over sources of the mean accuracy on the other members after fine-tuning, in %.
 
@@ -37,18 +65,56 @@ def mean_ood_accuracy(matrix: Matrix) -> float:
 
 
 def gain(matrix: Matrix) -> float:
-    """Mean over sources of A_i^(i) − A_pre^(i), in points.
+    """Mean over sources of A_i^(i) − A_pre^(i), in points: on held-out images if there are some.
 
-    The protocol fine-tunes on all images of a member, so this is training accuracy.
+    The protocol fine-tunes on all images of a member; it is training accuracy then.
     """
-    return _mean([matrix.change(source, source) for source in matrix.sources])
+    return _mean([matrix.gain(source) for source in matrix.sources])
 
 
 def forgetting(matrix: Matrix) -> float:
-    """Mean over sources and reference sets of A_pre − A_i, in points; positive is forgotten."""
+    """Mean over sources and reference sets of A_pre − A_i, in points; positive is forgotten.
+
+    A source made from a reference's own photographs was trained on them with their labels:
+    `forgetting_unshared` leaves such pairs out.
+    """
     return _mean(
         [-matrix.change(source, j) for source in matrix.sources for j in matrix.references]
     )
+
+
+def forgetting_unshared(matrix: Matrix) -> float:
+    """Forgetting without the sources made from the reference's own photographs, in points.
+
+    Mean of A_pre − A_i over the pairs of a source and a reference set that share none.
+
+    Raises:
+        InapplicableError: every source shares photographs with every reference.
+        IncompleteError: a cell of a pair that is left is missing, or there is no reference.
+    """
+    pairs = [(i, j) for i in matrix.sources for j in matrix.references]
+    apart = [(i, j) for i, j in pairs if not shared(matrix, i, j)]
+    if pairs and not apart:
+        raise InapplicableError(
+            "Forgetting without shared photographs needs a source that is not made from the "
+            f"photographs of {', '.join(matrix.references)}."
+        )
+    return _mean([-matrix.change(i, j) for i, j in apart])
+
+
+def relative_robustness(matrix: Matrix) -> dict[str, dict[str, float]]:
+    """A_i^(j) − A_pre^(j) for each source i and other member j, in points.
+
+    Its mean over j is RI_i. The diagonal, training accuracy, is `gain`.
+
+    Source: arXiv:2007.00644.
+    """
+    return {i: {j: matrix.change(i, j) for j in others} for i, others in matrix.pairs.items()}
+
+
+def shared(matrix: Matrix, one: str, other: str) -> bool:
+    """Whether two datasets are made from the same photographs."""
+    return any(one in group and other in group for group in matrix.shares)
 
 
 def _after(matrix: Matrix, source: str, dataset: str) -> float:

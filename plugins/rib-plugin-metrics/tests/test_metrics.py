@@ -11,7 +11,7 @@ from rib_plugin_metrics.matrix import forgetting, gain, mean_ood_accuracy, mri, 
 from rib_plugin_metrics.scores import top1
 from sklearn.metrics import accuracy_score
 
-from rib_harness import Cell, IncompleteError, Matrix, Scores, load_catalog
+from rib_harness import Cell, IncompleteError, Matrix, Scores
 from rib_harness.scores import SCORES
 
 MATRIX_METRICS: list[Callable[[Matrix], Any]] = [ri, mri, mean_ood_accuracy, gain, forgetting]
@@ -47,27 +47,6 @@ def matrix_of(pre: Any, post: Any) -> Matrix:
     names = tuple(f"d{j}" for j in range(len(pre)))
     rows = [cells(**dict(zip(names, map(float, row), strict=True))) for row in (pre, *post)]
     return Matrix(names, (), names, rows[0], dict(zip(names, rows[1:], strict=True)))
-
-
-def test_the_plugin_offers_these_six_and_each_can_be_imported() -> None:
-    """Source: the list of metrics in this file."""
-    expected = {
-        "top-1": top1,
-        "ri": ri,
-        "mri": mri,
-        "mean-ood-accuracy": mean_ood_accuracy,
-        "gain": gain,
-        "forgetting": forgetting,
-    }
-    offered = [c for c in load_catalog().list("metric") if c.plugin.name == "metrics"]
-    assert sorted(c.spec.name for c in offered) == sorted(expected)
-    for component in offered:
-        spec: Any = component.spec
-        module, _, attribute = spec.target.partition(":")
-        function = expected[spec.name]
-        assert (module, attribute) == (function.__module__, function.__name__)
-        assert spec.level == ("scores" if spec.name == "top-1" else "matrix")
-        assert spec.higher_is_better == (spec.name != "forgetting")
 
 
 def test_ri_is_the_mean_change_on_the_others() -> None:
@@ -271,3 +250,10 @@ def test_top1_over_random_groups() -> None:
     expected = 100 * np.mean(families)
     assert top1(scores(label, prediction, list(group))) == pytest.approx(expected)
     assert expected != pytest.approx(100 * accuracy_score(label, prediction))
+
+
+def test_gain_is_on_held_out_images_where_there_are_some() -> None:
+    """Source: by hand: (20 + 35 + 29)/3: of a the held-out images, of b and c all."""
+    some = replace(by_hand(), held_out={"a": (Cell(60, 6, 10), Cell(80, 8, 10))})
+    assert gain(some) == pytest.approx(84 / 3)
+    assert mri(some) == mri(by_hand())
