@@ -136,10 +136,11 @@ def _dots(data: Data) -> Made:
         known = {m: v for m in methods if (v := values.get((m, column))) is not None}
         if known:
             best = max(known, key=lambda method: known[method].estimate)
-            kept = [m for m, v in known.items() if v.high >= 0]
+            kept = [method for method, mri in known.items() if mri.high >= 0]
             answers.append(
-                f"{column}: highest mRI: {best} {change(known[best])}; not below 0 with the whole "
-                f"interval: {', '.join(kept) or 'none'}, of {len(known)}."
+                f"{column}: {best} keeps most, mRI {change(known[best])}. mRI is below 0 with its "
+                f"whole interval for {len(known) - len(kept)} of {len(known)} methods"
+                f"{'; not for ' if kept else ''}{', '.join(kept)}."
             )
 
     def draw() -> Figure:

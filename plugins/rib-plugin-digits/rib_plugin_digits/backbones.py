@@ -1,4 +1,4 @@
-"""Two small classifiers of 32 × 32 pictures, pretrained by `pretrain.py` on the training split.
+"""Small classifiers of 32 × 32 pictures, pretrained by `pretrain.py` on the training split.
 
 torch is imported when one is built, not when it is planned.
 """
@@ -19,17 +19,21 @@ if TYPE_CHECKING:
 PREPROCESS = Preprocess(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WEIGHTS = Path(__file__).with_name("weights")
 
+#: Architecture, and after a dash what is other in its pretraining.
+Kind = Literal["vit", "conv", "vit-380", "vit-190", "vit-95", "vit-plain"]
+
 
 @dataclass(frozen=True)
 class DigitsBackbone:
     """A ViT of 3 blocks, or a convolutional net with batch-norm.
 
     Args:
-        kind: `"vit"` or `"conv"`.
+        kind: `"vit"` or `"conv"`, pretrained on all 760 training images, augmented; `"vit-380"`
+            and so on, on so many of them; `"vit-plain"`, without augmentation.
         pretrained: False keeps the initial, random weights.
     """
 
-    kind: Literal["vit", "conv"]
+    kind: Kind
     pretrained: bool = True
 
     def identity(self) -> Identity:
@@ -37,7 +41,7 @@ class DigitsBackbone:
         digest = "none"
         if self.pretrained:
             digest = "sha256:" + hashlib.sha256(self.file.read_bytes()).hexdigest()
-        has = ("blocks", "qkv") if self.kind == "vit" else ("batch-norm",)
+        has = ("batch-norm",) if self.kind == "conv" else ("blocks", "qkv")
         return Identity(digest, PREPROCESS, len(CLASSES), (str(self.file),), has)
 
     @property
@@ -50,7 +54,7 @@ class DigitsBackbone:
         from rib_harness import load_weights
         from rib_plugin_digits.nets import conv, vit
 
-        classifier = vit() if self.kind == "vit" else conv()
+        classifier = conv() if self.kind == "conv" else vit()
         if self.pretrained:
             load_weights(classifier, self.file)
         return classifier.eval()

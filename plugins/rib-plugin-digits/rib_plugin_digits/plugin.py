@@ -43,9 +43,20 @@ def register_datasets() -> list[DatasetSpec]:
     ]
 
 
+_VIT = "ViT of 3 blocks with a class token, 158 k parameters"
+_BACKBONES = {
+    "conv": ("Convolutional net with batch-norm, 72 k parameters.", "digits-train, augmented", 760),
+    "vit": (f"{_VIT}.", "digits-train, augmented", 760),
+    "vit-380": (f"{_VIT}; half the pretraining.", "380 of digits-train, augmented", 380),
+    "vit-190": (f"{_VIT}; a quarter of the pretraining.", "190 of digits-train, augmented", 190),
+    "vit-95": (f"{_VIT}; an eighth of the pretraining.", "95 of digits-train, augmented", 95),
+    "vit-plain": (f"{_VIT}; not augmented.", "digits-train, not augmented", 760),
+}
+
+
 @hookimpl
 def register_backbones() -> list[BackboneSpec]:
-    """A ViT and a convolutional net."""
+    """A convolutional net, and a ViT in several pretrainings."""
     return [
         BackboneSpec(
             name=f"digits-{kind}",
@@ -54,15 +65,13 @@ def register_backbones() -> list[BackboneSpec]:
             summary=summary,
             license="Apache-2.0",
             label_space=SPACE,
-            pretraining="digits-train, augmented",
+            pretraining=pretraining,
+            pretraining_images=images,
             input_size=32,
             light=True,
-            has=has,
+            has=("batch-norm",) if kind == "conv" else ("blocks", "qkv"),
         )
-        for kind, summary, has in (
-            ("conv", "Convolutional net with batch-norm, 72 k parameters.", ("batch-norm",)),
-            ("vit", "ViT of 3 blocks with a class token, 158 k parameters.", ("blocks", "qkv")),
-        )
+        for kind, (summary, pretraining, images) in _BACKBONES.items()
     ]
 
 

@@ -91,7 +91,8 @@ def _from_matrix() -> list[MetricSpec]:
         ),
         _metric(
             "matrix", "gain", "matrix:gain",
-            "Mean change on the fine-tuning set itself; held-out images if a recipe keeps some.", PAPER, **_POINTS,
+            "Mean change on the fine-tuning set; on held-out images if a recipe keeps some.",
+            PAPER, **_POINTS,
         ),
         _metric(
             "matrix", "forgetting", "matrix:forgetting",
