@@ -32,6 +32,7 @@ from rib_harness.specs import (
 )
 
 if TYPE_CHECKING:
+    from rib_harness.arms import Arm, arms_of
     from rib_harness.cache import cache_dir
     from rib_harness.catalog import Catalog, load_catalog
     from rib_harness.engine.classifier import Classifier, load_weights
@@ -49,11 +50,14 @@ if TYPE_CHECKING:
     from rib_harness.results import Results, RunResult
     from rib_harness.runner import MismatchError, PartialFailureError, evaluate, run
     from rib_harness.scores import Scores
+    from rib_harness.statistics import Interval
+    from rib_harness.uncertainty import Uncertainty
 
 __version__ = "0.1.0"
 
 #: Name → module, imported when the name is first used.
 _ON_FIRST_USE = {
+    "Arm": "rib_harness.arms",
     "Batch": "rib_harness.engine.data",
     "Catalog": "rib_harness.catalog",
     "Cell": "rib_harness.matrix",
@@ -62,6 +66,7 @@ _ON_FIRST_USE = {
     "Identity": "rib_harness.protocols",
     "ImageSet": "rib_harness.images",
     "IncompleteError": "rib_harness.matrix",
+    "Interval": "rib_harness.statistics",
     "Location": "rib_harness.options",
     "Matrix": "rib_harness.matrix",
     "MismatchError": "rib_harness.runner",
@@ -72,6 +77,8 @@ _ON_FIRST_USE = {
     "Scores": "rib_harness.scores",
     "Task": "rib_harness.engine.task",
     "TextTower": "rib_harness.engine.text",
+    "Uncertainty": "rib_harness.uncertainty",
+    "arms_of": "rib_harness.arms",
     "cache_dir": "rib_harness.cache",
     "evaluate": "rib_harness.runner",
     "file_digest": "rib_harness.files.digest",
@@ -89,6 +96,7 @@ _ON_FIRST_USE = {
 __all__ = [
     "PLUGIN_API",
     "Archive",
+    "Arm",
     "BackboneSpec",
     "Batch",
     "Catalog",
@@ -104,6 +112,7 @@ __all__ = [
     "ImageSet",
     "InapplicableError",
     "IncompleteError",
+    "Interval",
     "LabelSpace",
     "Location",
     "Matrix",
@@ -121,7 +130,9 @@ __all__ = [
     "SuiteSpec",
     "Task",
     "TextTower",
+    "Uncertainty",
     "Variant",
+    "arms_of",
     "cache_dir",
     "evaluate",
     "file_digest",
