@@ -18,6 +18,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -145,7 +146,9 @@ class Store:
         target = self.folder(key)
         for left in (self.path / "work").glob(f"{key}-*"):  # by a killed process: we hold the lock
             shutil.rmtree(left, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=self.path / "work"))
+        # Not `mkdtemp`, whose folders nobody else may read: a store may be a team's.
+        scratch = self.path / "work" / f"{key}-{secrets.token_hex(6)}"
+        scratch.mkdir()
         try:
             yield scratch
             (scratch / "step.json").write_text(_json(inputs), encoding="utf-8")
@@ -224,16 +227,17 @@ def _foreign(path: Path) -> bool:
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write elsewhere, sync, rename: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    name = path.parent / f".{path.name}-{secrets.token_hex(6)}"
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        name.replace(path)
         _sync(path.parent)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
 
 

@@ -138,3 +138,18 @@ def test_the_same_run_again_is_the_same_record(store: Store) -> None:
     assert first == again
     assert len(store.runs()) == 1
     assert json.loads((store.path / "store.json").read_text()) == {"format": 1}
+
+
+def test_others_may_read_a_store_as_the_umask_says(tmp_path: Path) -> None:
+    """Source: the modes that plain `mkdir` and `write_text` give."""
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "file").write_text("")
+    store = Store(tmp_path / "store")
+    store.prepare()
+    with store.writing("0" * 32, {}, {}) as folder:
+        (folder / "x").write_text("")
+    folder_mode = (tmp_path / "plain").stat().st_mode
+    file_mode = (tmp_path / "plain" / "file").stat().st_mode
+    assert store.folder("0" * 32).stat().st_mode == folder_mode
+    assert (store.path / "store.json").stat().st_mode == file_mode
+    assert (store.folder("0" * 32) / "done.json").stat().st_mode == file_mode

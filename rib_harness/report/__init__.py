@@ -1,0 +1,1 @@
+"""Figures for papers and one HTML page, from what a store keeps. Heavy parts load on use."""
