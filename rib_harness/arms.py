@@ -13,7 +13,7 @@ from rib_harness.results import RunResult, describe_recipe
 #: What two runs of one arm share.
 SAME = ("suite", "backbone_id", "backbone", "weights", "method_id", "method", "options", "preset",
         "recipe", "limit", "data", "members", "references", "sources", "shares",
-        "probe_every")  # fmt: skip
+        "probe_every", "versions")  # fmt: skip
 
 
 @dataclass(frozen=True)

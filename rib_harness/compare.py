@@ -33,6 +33,9 @@ WISHED = ("preset", "recipe", "probe_every", "weights")
 #: A difference with an adjusted p below it is called one.
 ALPHA = 0.05
 
+#: Sources from which on not all flips of signs are tried.
+MOST_FLIPS = 20
+
 
 @dataclass(frozen=True)
 class Side:
@@ -103,17 +106,15 @@ class Comparison:
     @cached_property
     def mri(self) -> tuple[Interval | None, Interval | None]:
         """mRI of A and of B, each over its own sources; None where cells are missing."""
-        return (
-            self.of_a.mri(self.a) if self.a.complete else None,
-            self.of_b.mri(self.b) if self.b.complete else None,
-        )
+        return _mri(self.of_a, self.a), _mri(self.of_b, self.b)
 
     @cached_property
     def difference(self) -> Interval | None:
         """mRI of B − mRI of A over the common sources; None where cells are missing."""
-        if not self.complete:
+        try:
+            return self.of_a.mri_difference(self.a, self.b, self.of_b, self.sources)
+        except IncompleteError:
             return None
-        return self.of_a.mri_difference(self.a, self.b, self.of_b, self.sources)
 
     @cached_property
     def ri(self) -> dict[str, tuple[float, float, Interval] | None]:
@@ -131,7 +132,7 @@ class Comparison:
     def sign_flip(self) -> SignFlip | None:
         """The sign-flip permutation test over the differences of RI_i."""
         rows = [row for row in self.ri.values() if row is not None]
-        if len(rows) < len(self.sources):
+        if len(rows) < len(self.sources) or len(rows) > MOST_FLIPS:
             return None
         return sign_flip([b - a for a, b, _ in rows])
 
@@ -157,9 +158,9 @@ class Comparison:
         """Standard deviation of mRI over the seeds of A and of B; None below three seeds."""
         return tuple(  # type: ignore[return-value]
             float(np.std([m.mri for m in arm.matrices], ddof=1))
-            if arm.complete and len(arm.runs) >= SEEDS_NEEDED
+            if mri is not None and len(arm.runs) >= SEEDS_NEEDED
             else None
-            for arm in (self.a, self.b)
+            for arm, mri in zip((self.a, self.b), self.mri, strict=True)
         )
 
     @cached_property
@@ -181,6 +182,8 @@ class Comparison:
         if self.sign_flip is not None:
             n, smallest = self.sign_flip.n, self.sign_flip.smallest
             notes.append(f"with {n} sources the smallest p of the sign-flip test is {smallest:.4f}")
+        elif len(self.sources) > MOST_FLIPS:
+            notes.append(f"no sign-flip test: {len(self.sources)} sources have too many flips")
         return notes
 
     def to_json(self) -> dict[str, Any]:
@@ -259,6 +262,8 @@ def find_side(text: str, store: Store | None, keep: Any = lambda run: True) -> S
     ids = [run.id for run in runs if len(text) >= 4 and run.id.startswith(text)]
     if len(ids) == 1:
         return _side(text, "run", store, keep, lambda run: run.id == ids[0])
+    if ids:
+        raise RibError(f"{text!r} begins the ids of several runs: {', '.join(ids)}.")
     known = sorted(methods | backbones)
     raise RibError(
         f"{text!r} is no store, and {store.path} has no method, backbone or run of that name."
@@ -275,20 +280,27 @@ def _side(text: str, kind: str, store: Store, keep: Any, wanted: Any) -> Side:
     return Side(text, kind, tuple(arms_of(runs)), Uncertainty(store))
 
 
-def compare(first: Side, *others: Side) -> list[Comparison]:
+def compare(first: Side, *others: Side, left_out: list[str] | None = None) -> list[Comparison]:
     """Every arm of the other sides against the arm of the first that it belongs to.
 
     p of the sign-flip test is adjusted by Holm over all that are compared with one arm.
+
+    Args:
+        first: A.
+        others: each is a B.
+        left_out: is told which arms of the first belong to none of another.
 
     Raises:
         RibError: nothing fits together, or more than one arm does.
     """
     made = []
     for other in others:
-        pairs = _pairs(first, other)
+        pairs, reasons = _pairs(first, other)
         made += [Comparison(a, b, first.uncertainty, other.uncertainty) for a, b in pairs]
+        if left_out is not None:
+            left_out += reasons
     for one in made:
-        _check_same_images(one)
+        _check_comparable(one)
     adjusted = []
     for one in made:
         family = [c for c in made if c.a is one.a and c.sign_flip is not None]
@@ -298,8 +310,10 @@ def compare(first: Side, *others: Side) -> list[Comparison]:
     return adjusted
 
 
-def _pairs(first: Side, other: Side) -> list[tuple[Arm, Arm]]:
-    compared = {"run": FIXED[4:], "method": ("method",), "backbone": ("backbone",), "store": ()}
+def _pairs(first: Side, other: Side) -> tuple[list[tuple[Arm, Arm]], list[str]]:
+    """The arms that belong together, and why others do not."""
+    compared = {"run": FIXED[4:], "method": ("method",), "backbone": ("backbone", "weights"),
+                "store": ()}  # fmt: skip
     loose = {*compared[first.kind], *compared[other.kind]}
     if first.kind != other.kind and "run" not in (first.kind, other.kind):
         raise RibError(
@@ -308,8 +322,9 @@ def _pairs(first: Side, other: Side) -> list[tuple[Arm, Arm]]:
         )
     pairs, reasons = [], []
     for a in first.arms:
-        fits = [b for b in other.arms if b is not a and not _unlike(a, b, set(FIXED) - loose)]
-        alike = [b for b in fits if not _unlike(a, b, {*WISHED} - ({"weights"} & loose))] or fits
+        same = [b for b in other.arms if _is_same(first, a, other, b)]
+        fits = [b for b in other.arms if b not in same and not _unlike(a, b, set(FIXED) - loose)]
+        alike = [b for b in fits if not _unlike(a, b, set(WISHED) - loose)] or fits
         if len(alike) > 1:
             listed = "\n".join(f"  - {b.runs[0].id}: {b.describe()}" for b in alike)
             raise RibError(
@@ -326,15 +341,34 @@ def _pairs(first: Side, other: Side) -> list[tuple[Arm, Arm]]:
             f"No results of {first.text!r} and {other.text!r} belong together.\n"
             + "\n".join(f"  - {reason}" for reason in reasons)
         )
-    return pairs
+    return pairs, reasons
+
+
+def _is_same(first: Side, a: Arm, other: Side, b: Arm) -> bool:
+    """Whether the two are the same runs, not runs of one kind in two stores."""
+    stores = (side.uncertainty.store.path.resolve() for side in (first, other))
+    return len(set(stores)) == 1 and [r.id for r in a.runs] == [r.id for r in b.runs]
 
 
 def _unlike(a: Arm, b: Arm, names: set[str]) -> list[str]:
-    return [name for name in names if a.record.get(name) != b.record.get(name)]
+    return [name for name in sorted(names) if a.record.get(name) != b.record.get(name)]
 
 
-def _check_same_images(one: Comparison) -> None:
-    """Raise where a dataset of the two is not the same images: nothing is paired then."""
+def _mri(uncertainty: Uncertainty, arm: Arm) -> Interval | None:
+    try:
+        return uncertainty.mri(arm)
+    except IncompleteError:
+        return None
+
+
+def _check_comparable(one: Comparison) -> None:
+    """Raise where there is nothing to compare, or a dataset of the two is not the same images."""
+    if not one.sources:
+        a, b = (", ".join(arm.record["sources"]) for arm in (one.a, one.b))
+        raise RibError(
+            f"{one.a.describe()}\n{one.b.describe()}\nhave no source in common: A was fine-tuned "
+            f"on {a}; B on {b}."
+        )
     different = []
     for name, key in one.a.record["cells"]["pre"].items():
         other = one.b.record["cells"]["pre"].get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -63,7 +64,11 @@ def measure(run: RunResult, store: Store, metric: Component) -> list[Value]:
         else:
             values = _of_features(run, store, compute, distance=spec.level == "distance")
     for one in values:
-        if isinstance(one.value, bool) or not isinstance(one.value, Real):
+        if (
+            isinstance(one.value, bool)
+            or not isinstance(one.value, Real)
+            or not math.isfinite(one.value)
+        ):
             raise PluginError(f"{metric.what} gave {one.value!r}; expected a number.")
     return [replace(one, value=float(one.value)) for one in values]
 

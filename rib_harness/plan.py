@@ -709,6 +709,7 @@ class _Planner:
             "sources": sources,
             "shares": [list(group) for group in self.spec.shares],
             "notes": self.notes,
+            "versions": {"engine": ENGINE, "method": method.spec.version if method else None},
             "components": [
                 self.suite.provenance(),
                 backbone.bound.component.provenance(),

@@ -180,7 +180,7 @@ class Store:
             created: the time, kept from the first save.
         """
         # These may differ between two runs of the same steps.
-        apart = ("components", "notes", "expected", "features")
+        apart = ("components", "notes", "expected", "features", "versions")
         identity = {k: v for k, v in record.items() if k not in apart}
         run_id = key_of(identity)[:16]
         path = self.path / "runs" / f"{run_id}.json"

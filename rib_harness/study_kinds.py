@@ -71,7 +71,7 @@ def _before_after(data: Data) -> Made:
             lost.append(name)
     answers.append(
         f"Fine-tuning costs robustness (mRI below 0 with its whole interval) in {len(lost)} of "
-        f"{len(names)}{': ' if lost else ''}{', '.join(lost)}."
+        f"{len(names)}{': ' if lost else ''}{'; '.join(lost)}."
     )
 
     def draw() -> Figure:
@@ -96,13 +96,17 @@ def _radar(data: Data) -> Made:
                 (_known(of.accuracy, arm, j), _known(of.accuracy, arm, j, source)) for j in axes
             ]
             title = f"{name}, fine-tuned on {source}"
-            panels[title] = tuple([v.estimate if v else None for v in side]
+            panels[title.replace(", ", "\n")] = tuple([v.estimate if v else None for v in side]
                                   for side in zip(*found, strict=True))  # type: ignore[assignment]  # fmt: skip
             for j, (before, after) in zip(axes, found, strict=True):
                 moved = _known(of.change, arm, source, j)
-                role = " (trained on)" if j == source else ""
-                table.append({"pretraining": name, "dataset": j + role, "before, %": level(before),
-                              "after, %": level(after), "change": change(moved)})  # fmt: skip
+                table.append({
+                    "pretraining": name,
+                    "dataset": f"{j} (own)" if j == source else j,
+                    "accuracy, %": " → ".join(f"{v.estimate:.1f}" if v else "INCOMPLETE"
+                                              for v in (before, after)),
+                    "change": change(moved),
+                })  # fmt: skip
                 points.append({**_head(arm), "source": source, "dataset": j,
                                **_flat("before", before), **_flat("after", after),
                                **_flat("change", moved)})  # fmt: skip
@@ -114,7 +118,7 @@ def _radar(data: Data) -> Made:
     def draw() -> Figure:
         from rib_harness.report.figures import radar
 
-        return radar(axes, panels)
+        return radar(short_names(axes), panels)
 
     return Made(table, answers, points, draw)
 
@@ -124,14 +128,12 @@ def _dots(data: Data) -> Made:
     columns = list(dict.fromkeys(backbones))
     methods = list(dict.fromkeys(str(arm.method) for arm in data.arms))
     values: dict[tuple[str, str], Interval | None] = {}
-    points, answers = [], []
+    table, points, answers = [], [], []
     for arm, backbone in zip(data.arms, backbones, strict=True):
         values[str(arm.method), backbone] = mri = _known(data.uncertainty.mri, arm)
+        table.append({"method": str(arm.method), "backbone": backbone, "mRI": change(mri),
+                      "gain": signed(gain(arm))})  # fmt: skip
         points.append({**_head(arm), **_flat("mri", mri), "gain": gain(arm)})
-    table = [
-        {"method": method, **{c: change(values.get((method, c))) for c in columns}}
-        for method in methods
-    ]
     for column in columns:
         known = {m: v for m in methods if (v := values.get((m, column))) is not None}
         if known:
@@ -142,6 +144,7 @@ def _dots(data: Data) -> Made:
                 f"whole interval for {len(known) - len(kept)} of {len(known)} methods"
                 f"{'; not for ' if kept else ''}{', '.join(kept)}."
             )
+    answers.append("gain: on the fine-tuning set itself (training accuracy), mean of all.")
 
     def draw() -> Figure:
         from rib_harness.report.figures import dots
@@ -202,8 +205,9 @@ def _curves(data: Data) -> Made:
             mri = _known(data.uncertainty.mri, arm)
             x = part.x if part.x is not None else "base"
             panels.setdefault(spoken, {}).setdefault(name, []).append((x, mri))
-            kept.setdefault(name, []).append((f"{spoken} {x}", mri, gain(arm)))
-            row = {"varied": f"{spoken} {x}", "backbone": name, "mRI": change(mri),
+            recipe = f"{part.panel} {x}".strip()
+            kept.setdefault(name, []).append((recipe, mri, gain(arm)))
+            row = {"recipe": recipe, "backbone": name, "mRI": change(mri),
                    "gain": signed(gain(arm))}  # fmt: skip
             if len(every) == 1:
                 del row["backbone"]
@@ -264,7 +268,7 @@ def _scatter(data: Data) -> Made:
                     points.append({**_head(arm), "metric": reference, "source": source,
                                    "dataset": j, "distance": x, "change": moved})  # fmt: skip
                     if x is not None and moved is not None:
-                        mine.append((x, moved, name if len(names) > 1 else source))
+                        mine.append((x, moved, name if len(names) > 1 else f"on {source}"))
             panels.setdefault(reference, []).extend(mine)
             enough = len(mine) > 2 and all(len({p[k] for p in mine}) > 1 for k in (0, 1))
             rho = float(spearmanr(*zip(*[p[:2] for p in mine], strict=True))[0]) if enough else None
@@ -302,6 +306,19 @@ def names_of(arms: Sequence[Arm], *, per_method: bool = True) -> list[str]:
     return [
         (told[arm.backbone] if unique else arm.backbone) + (f" · {arm.method}" if several else "")
         for arm in arms
+    ]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names of datasets without the first word that several have in common.
+
+    >>> short_names(["imagenet-v2", "imagenet-r", "objectnet"])
+    ['v2', 'r', 'objectnet']
+    """
+    first = [name.partition("-")[0] for name in names]
+    return [
+        name.partition("-")[2] if "-" in name and first.count(word) > 1 else name
+        for name, word in zip(names, first, strict=True)
     ]
 
 

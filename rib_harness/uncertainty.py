@@ -227,8 +227,10 @@ class Uncertainty:
 
     def _pools_of(self, run: RunResult) -> list[_Pool]:
         """The run's datasets, those together that share photographs."""
-        names = [j for j in (*run.matrix.members, *run.matrix.references) if j in run.matrix.pre]
-        groups, rest = [], list(names)
+        known: dict[str, str] = {}  # any scores say which photographs a dataset has
+        for cell in _cells(run):
+            known.setdefault(cell[1], _key(run, cell))
+        groups, rest = [], list(known)
         for shared in run.matrix.shares:
             group = [name for name in rest if name in shared]
             rest = [name for name in rest if name not in shared]
@@ -236,9 +238,9 @@ class Uncertainty:
         groups += [[name] for name in rest]
         pools = []
         for group in groups:
-            keys = {name: str(run.record["cells"]["pre"][name]) for name in group}
-            identity = "+".join(keys.values())
+            identity = "+".join(str(run.record["cells"]["pre"][name]) for name in group)
             if identity not in self._pools:
+                keys = {name: known[name] for name in group}
                 self._pools[identity] = _Pool(identity, self.store, keys)
             pools.append(self._pools[identity])
         return pools
@@ -253,24 +255,27 @@ class Uncertainty:
             rights = {key: pool.right(self.store, key, keys[key]) for key in block}
             for key, right in rights.items():
                 self._influence[pool.id, key] = pool.layouts[keys[key]].influence(right)
+            pulls = np.stack([self._influence[pool.id, key] for key in block], axis=1)
             stacked = np.concatenate(list(rights.values()), axis=1)
             drawn = {key: np.empty(self.resamples) for key in block}
             row = 0
             for times in resamples(pool.size, self.resamples, pool.seed):
-                tops = times @ stacked
+                tops, linear = times @ stacked, times @ pulls
                 counts = {name: times @ pool.layouts[name].counts for name in set(keys.values())}
                 column = 0
-                for key in block:
+                for k, key in enumerate(block):
                     below = counts[keys[key]]
                     top = tops[:, column : column + below.shape[1]]
-                    with np.errstate(invalid="ignore"):
-                        share = np.where(below > 0, top / np.maximum(below, 1), np.nan)
-                    drawn[key][row : row + len(times)] = 100 * share.sum(1, dtype=np.float64)
+                    here = 100 * (top / np.maximum(below, 1)).sum(1, dtype=np.float64)
+                    # A resample that has no image of a group says nothing of it: there the
+                    # linearised accuracy stands in, which needs none.
+                    lacking = (below == 0).any(1)
+                    here[lacking] = pool.layouts[keys[key]].rate(rights[key]) + linear[lacking, k]
+                    drawn[key][row : row + len(times)] = here
                     column += below.shape[1]
                 row += len(times)
             for key, draws in drawn.items():
-                # A resample in which a group has no image says nothing of it.
-                self._draws[pool.id, key] = np.where(np.isnan(draws), np.nanmean(draws), draws)
+                self._draws[pool.id, key] = draws
 
     def _flips(self, pairs: Sequence[tuple[str, str]], other: Uncertainty | None = None) -> Flips:
         counts, p = np.zeros(4), 0.0
@@ -310,6 +315,11 @@ class _Layout:
         sums = np.bincount(self.place, self.share * correct, minlength=self.counts.size)
         return sums.reshape(self.counts.shape).astype(np.float32)
 
+    def rate(self, right: NDArray[np.float32]) -> float:
+        """The accuracy in %."""
+        total = self.counts.sum(0, dtype=np.float64)
+        return float(100 * (right.sum(0, dtype=np.float64) / total).sum())
+
     def influence(self, right: NDArray[np.float32]) -> NDArray[np.float32]:
         """(P,): what each photograph adds to the accuracy in %, linearised; sums to 0."""
         total = self.counts.sum(0, dtype=np.float64)
@@ -325,7 +335,7 @@ class _Pool:
 
     Args:
         id: the keys of their baselines.
-        keys: dataset → key of the untouched backbone's scores, from which rows are known.
+        keys: dataset → key of scores on it, from which rows are known.
     """
 
     def __init__(self, identity: str, store: Store, keys: Mapping[str, str]):
@@ -380,14 +390,20 @@ def _lay_out(
 
     A whole ImageNet-C has each photograph once in each of its 75 groups: one column.
     """
-    # As `Scores.summary` does: where there are groups, a row without one counts nowhere.
-    families = [name.split("/")[0] for name in groups if name or len(groups) == 1]
-    weight = np.array(
-        [
-            1 / (len(set(families)) * families.count(one)) if one in families else 0.0
-            for one in (name.split("/")[0] for name in groups)
-        ]
-    )
+    if len(groups) > 1 and "" in groups:
+        # As `Scores.summary` does: where there are groups, a row without one counts nowhere.
+        none = groups.index("")
+        layout = _lay_out(
+            photograph[group != none],
+            size,
+            [name for name in groups if name],
+            (group - (group > none))[group != none],
+        )
+        place, share = np.zeros(len(group), np.int64), np.zeros(len(group), np.float32)
+        place[group != none], share[group != none] = layout.place, layout.share
+        return _Layout(place, share, layout.counts)
+    families = [name.split("/")[0] for name in groups]
+    weight = np.array([1 / (len(set(families)) * families.count(one)) for one in families])
     counts = np.bincount(photograph * len(groups) + group, minlength=size * len(groups))
     by_group = counts.reshape(size, len(groups)).T
     column_of: dict[bytes, int] = {}
@@ -466,9 +482,9 @@ def _by_seed(arm: Arm, cells: Mapping[CellName, float]) -> list[float]:
 def _cells(run: RunResult) -> list[CellName]:
     """The cells that have numbers."""
     cells: list[CellName] = [(None, j) for j in run.matrix.pre]
-    return cells + [
-        (i, j) for i, row in run.matrix.post.items() for j in row if j in run.matrix.pre
-    ]
+    cells += [(i, j) for i, row in run.matrix.post.items() for j in row]
+    order = [*run.matrix.members, *run.matrix.references]
+    return sorted(cells, key=lambda cell: order.index(cell[1]))
 
 
 def _key(run: RunResult, cell: CellName) -> str:

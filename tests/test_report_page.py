@@ -27,13 +27,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
+    # All eight members, all images, the suite's own recipe, probes along the way.
     rib_harness.run(
-        backbone="digits-conv",
-        dataset=["digits-a", "digits-r", "digits-c"],
-        method=["ft", "lwf"],
-        limit=2,
-        recipe={"epochs": 2, "lr": 0.05},
-        store=folder / "store",
+        backbone="digits-conv", method=["ft", "wise-ft"], probe_every=20, store=folder / "store"
     )
     store = Store(folder / "store")
     return write_report(collect(store), store, load_catalog(), folder / "report.html")[0]
@@ -100,9 +96,9 @@ def test_tables_sort_by_click_and_by_keyboard(opened: Opened) -> None:
     page.locator(".overview thead button").first.focus()
     page.keyboard.press("Space")
     assert head.get_attribute("aria-sort") is None
-    assert opened.column(".overview", 0) == ["ft", "lwf"]
+    assert opened.column(".overview", 0) == ["ft", "wise-ft"]
     page.keyboard.press("Space")
-    assert opened.column(".overview", 0) == ["lwf", "ft"]
+    assert opened.column(".overview", 0) == ["wise-ft", "ft"]
 
 
 def test_the_first_key_leads_past_the_navigation(opened: Opened) -> None:
@@ -188,7 +184,10 @@ def test_pictures_load_and_say_what_they_are(opened: Opened) -> None:
     for k in range(pictures.count()):
         assert pictures.nth(k).evaluate("async img => (await img.decode(), img.naturalWidth)") > 0
         assert pictures.nth(k).get_attribute("alt")
-    assert opened.data("p0-flip-data")["without"] == 0
+    data = opened.data("p0-flip-data")
+    lacking = {k for k, image in enumerate(data["images"]) if not image[4]}
+    assert len(lacking) < len(data["images"]) / 2
+    assert data["without"] == sum(flip[2] in lacking for flip in data["flips"])
 
 
 def test_the_classes_of_a_choice(opened: Opened) -> None:

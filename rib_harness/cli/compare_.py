@@ -54,7 +54,11 @@ def command(
     path = store or Path("rib-store")
     if store is not None and not store.exists():
         raise RibError(f"There is no store {store}.")
-    made = compare(*(find_side(s, Store(path) if path.exists() else None, keep) for s in sides))
+    opened = Store(path) if path.exists() else None
+    left_out: list[str] = []
+    made = compare(*(find_side(side, opened, keep) for side in sides), left_out=left_out)
+    for reason in left_out:
+        click.echo(f"left out: {reason}", err=True)
     if form == "table":
         for one in made:
             _print(one, cells=cells)

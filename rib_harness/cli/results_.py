@@ -145,7 +145,7 @@ def _metrics(
             rows += [{**head, "source": v.source, "dataset": v.dataset, "value": v.value}
                      for v in values]  # fmt: skip
     if not rows:
-        raise RibError("\n".join(left_out) or "No metric is installed.")
+        raise RibError("\n".join(left_out) or "These metrics have no value here.")
     if whole:
         for reason in left_out:
             click.echo(f"left out: {reason}", err=True)
