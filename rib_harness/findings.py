@@ -99,8 +99,10 @@ def find(
     data = Data(study.on(suite), trained, uncertainty, catalog)
     uncertainty.prepare(data.arms)
     table, answers, points, figure = KINDS[study.figure](data)
-    return Findings(study, suite, table, answers, _notes(data.arms), points,
-                    figure if points else None)  # fmt: skip
+    notes = _notes(data.arms)
+    if any("[" in text for row in table for text in row.values()):
+        notes.append("in brackets: 95 % intervals, over images; over seeds too from three seeds on")
+    return Findings(study, suite, table, answers, notes, points, figure if points else None)
 
 
 def _notes(arms: Sequence[Arm]) -> list[str]:
@@ -116,7 +118,6 @@ def _notes(arms: Sequence[Arm]) -> list[str]:
     ):
         if values:
             notes.append(f"{what}: {'; '.join(sorted(values))}")
-    notes.append("in brackets: 95 % intervals, over images; over seeds too from three seeds on")
     for arm in arms:
         if not arm.complete:
             gone = sum(len(matrix.missing) for matrix in arm.matrices)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -115,18 +115,20 @@ class Variation:
         panel: what is varied; empty for the base.
         x: its value there, a number or a text; None for the base.
         config: what is run.
+        recipe: what is other in it than in the base.
         results: what came of it; None until it ran, and where it could not.
     """
 
     panel: str
     x: float | str | None
     config: RunConfig
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     results: Results | None = None
 
     @property
     def label(self) -> str:
-        """`lr = 0.01`."""
-        return f"{self.panel} = {self.x}" if self.panel else "the base"
+        """`optimizer adam, lr 0.001`."""
+        return _spelled(self.recipe) if self.recipe else "the base"
 
 
 class StudyFailedError(RibError):
@@ -241,17 +243,19 @@ def variations(study: Study, suite: str, given: Mapping[str, Any] = {}) -> list[
     if not own.vary:
         return [Variation("", None, config({}))]
     return [
-        Variation(panel, _x(panel, recipe), config(recipe))
+        Variation(panel, _x(panel, recipe), config(recipe), recipe)
         for panel, recipes in own.vary.items()
         for recipe in recipes
     ]
 
 
 def _x(panel: str, recipe: Mapping[str, Any]) -> float | str:
-    """`0.01`, `sgd`, or `epochs 3, lr 0.1` where the panel is named after no key of the recipe."""
+    """`0.01`, `sgd`, or all of the recipe where the panel is named after no key of it."""
     value = recipe.get(panel)
-    if isinstance(value, int | float | str):
-        return value
+    return value if isinstance(value, int | float | str) else _spelled(recipe)
+
+
+def _spelled(recipe: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in recipe.items())
 
 

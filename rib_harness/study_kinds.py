@@ -144,7 +144,7 @@ def _dots(data: Data) -> Made:
                 f"whole interval for {len(known) - len(kept)} of {len(known)} methods"
                 f"{'; not for ' if kept else ''}{', '.join(kept)}."
             )
-    answers.append("gain: on the fine-tuning set itself (training accuracy), mean of all.")
+    answers.append("gain: mean change on the fine-tuning set itself (training accuracy).")
 
     def draw() -> Figure:
         from rib_harness.report.figures import dots
@@ -164,7 +164,7 @@ def _learning(data: Data) -> Made:
             if not rows:
                 answers.append(f"{title}: nothing was measured along the way.")
                 continue
-            panels[title] = {
+            panels[title.replace(", ", "\n")] = {
                 label: [(row["step"], row[column]) for row in rows]
                 for label, column in (("fine-tuning set", "own"), ("mean of the others", "others"))
             }
@@ -205,9 +205,8 @@ def _curves(data: Data) -> Made:
             mri = _known(data.uncertainty.mri, arm)
             x = part.x if part.x is not None else "base"
             panels.setdefault(spoken, {}).setdefault(name, []).append((x, mri))
-            recipe = f"{part.panel} {x}".strip()
-            kept.setdefault(name, []).append((recipe, mri, gain(arm)))
-            row = {"recipe": recipe, "backbone": name, "mRI": change(mri),
+            kept.setdefault(name, []).append((part.label, mri, gain(arm)))
+            row = {"recipe": part.label, "backbone": name, "mRI": change(mri),
                    "gain": signed(gain(arm))}  # fmt: skip
             if len(every) == 1:
                 del row["backbone"]
@@ -217,8 +216,8 @@ def _curves(data: Data) -> Made:
     answers = [_below(name, told) for name, told in kept.items()]
     if kept:
         answers.append(
-            "gain: on the fine-tuning set itself (training accuracy). The best of many recipes on "
-            "the sets that score them is flattered; it is no way to choose one."
+            "gain: on the whole fine-tuning set, the images trained on among them. The best of "
+            "many recipes on the sets that score them is flattered; it is no way to choose one."
         )
 
     def draw() -> Figure:

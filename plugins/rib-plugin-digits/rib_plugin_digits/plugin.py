@@ -45,12 +45,12 @@ def register_datasets() -> list[DatasetSpec]:
 
 _VIT = "ViT of 3 blocks with a class token, 158 k parameters"
 _BACKBONES = {
-    "conv": ("Convolutional net with batch-norm, 72 k parameters.", "digits-train, augmented", 760),
-    "vit": (f"{_VIT}.", "digits-train, augmented", 760),
-    "vit-380": (f"{_VIT}; half the pretraining.", "380 of digits-train, augmented", 380),
-    "vit-190": (f"{_VIT}; a quarter of the pretraining.", "190 of digits-train, augmented", 190),
-    "vit-95": (f"{_VIT}; an eighth of the pretraining.", "95 of digits-train, augmented", 95),
-    "vit-plain": (f"{_VIT}; not augmented.", "digits-train, not augmented", 760),
+    "conv": ("Convolutional net with batch-norm, 72 k parameters.", "760 digits + augment", 760),
+    "vit": (f"{_VIT}.", "760 digits + augment", 760),
+    "vit-380": (f"{_VIT}; half the pretraining.", "380 digits + augment", 380),
+    "vit-190": (f"{_VIT}; a quarter of the pretraining.", "190 digits + augment", 190),
+    "vit-95": (f"{_VIT}; an eighth of the pretraining.", "95 digits + augment", 95),
+    "vit-plain": (f"{_VIT}; not augmented.", "760 digits", 760),
 }
 
 
