@@ -324,7 +324,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 def gain(arm: Arm) -> float | None:
     """Mean change on the fine-tuning set itself, in points; None where a cell is missing."""
     try:
-        own = [arm.change(source, source) for source in arm.record["sources"]]
+        own = [m.gain(source) for m in arm.matrices for source in m.sources]
     except IncompleteError:
         return None
     return sum(own) / len(own) if own else None

@@ -40,6 +40,10 @@ Number = float | None
 CLASSES_SHOWN = 30
 
 
+#: Values of a setting, up to which each has a tick of its own.
+FEW = 5
+
+
 def before_after(
     names: Sequence[str],
     before: Sequence[Number],
@@ -88,7 +92,7 @@ def before_after(
         axis.set_ylabel("mean OOD accuracy (%)")
         if len(names) < 4:  # or the bars would be walls
             axis.set_xlim(-1, len(names))
-        axis.margins(y=0.12 if len(names) <= 10 else 0.25)
+        axis.margins(y=0.15 if len(names) <= 10 else 0.28)
         _names_below(axis, names)
         legend_below(figure, grid)
     return figure
@@ -166,6 +170,7 @@ def dots(
         axis.set_ylim(len(rows) - 0.4, -0.6)
         axis.grid(True, axis="x")
         axis.grid(False, axis="y")
+        axis.locator_params(axis="x", nbins=6)
         axis.set_xlabel("mRI (points), with 95 % intervals")
         legend_below(figure, grid)
     return figure
@@ -325,9 +330,14 @@ def curves(
     with style():
         figure, grid = new(2.2 * rows + 0.4 + 0.13 * len(labels), rows, columns, sharey=True)
         for axis, (x_label, lines) in _panels(grid, panels):
-            places = _x_axis(axis, [x for points in lines.values() for x, _ in points])
+            values = [x for points in lines.values() for x, _ in points]
+            places = _x_axis(axis, values)
+            # Between two texts there is nothing for a line to say.
+            joined = (
+                {} if all(isinstance(x, int | float) for x in values) else {"linestyle": "none"}
+            )
             for label, points in lines.items():
-                looks = series(labels.index(label))
+                looks = {**series(labels.index(label)), **joined}
                 there = [(places[x], value) for x, value in points if value is not None]
                 axis.plot([places[x] for x, _ in points],
                           _floats([v.estimate if v else None for _, v in points]),
@@ -467,10 +477,15 @@ def _x_axis(axis: Axes, values: Sequence[float | str]) -> dict[Any, float]:
         axis.set_xlim(-0.5, len(once) - 0.5)
         return {value: float(k) for k, value in enumerate(once)}
     numbers = sorted(float(value) for value in once)
+    if len(numbers) <= FEW:
+        axis.set_xticks(numbers)
+        axis.tick_params(axis="x", labelrotation=0 if len(numbers) < FEW else 30)
     if numbers and numbers[0] > 0 and numbers[-1] >= 10 * numbers[0]:
         from matplotlib.ticker import FuncFormatter, NullFormatter
 
         axis.set_xscale("log")
+        if len(numbers) <= FEW:  # the scale has set its own
+            axis.set_xticks(numbers)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
     return {value: float(value) for value in once}

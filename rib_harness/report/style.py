@@ -20,8 +20,9 @@ INK, MUTED, RULE, PAPER = "#1a1d21", "#5c636b", "#d3d7db", "#fefefe"
 
 #: Blue and orange differ for every kind of colour vision; so do all of these in this order
 #: (after Okabe & Ito 2008, with the yellow left out: it is too pale on white).
-SERIES = ("#0a66a8", "#c8560c", "#12806a", "#a8578f", "#8a6d00", "#4a97c9", "#6b6f76")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SERIES = ("#0a66a8", "#c8560c", "#12806a", "#a8578f", "#8a6d00", "#4a97c9", "#6b6f76",
+          "#7d3426")  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 
 GAIN, LOSS = SERIES[0], SERIES[1]
