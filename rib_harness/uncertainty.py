@@ -484,7 +484,7 @@ def _cells(run: RunResult) -> list[CellName]:
     cells: list[CellName] = [(None, j) for j in run.matrix.pre]
     cells += [(i, j) for i, row in run.matrix.post.items() for j in row]
     order = [*run.matrix.members, *run.matrix.references]
-    return sorted(cells, key=lambda cell: order.index(cell[1]))
+    return sorted((c for c in cells if c[1] in order), key=lambda cell: order.index(cell[1]))
 
 
 def _key(run: RunResult, cell: CellName) -> str:

@@ -72,6 +72,7 @@ def test_importing_is_light(code: str) -> None:
         ["show", "lwf"],
         ["show", "timm", "--json"],
         ["show", "digits-rib"],
+        ["study", "list"],
         *([verb, "--help"] for verb in VERBS),
     ],
     ids=" ".join,
