@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rib_harness.matrix import Matrix
+from rib_harness.matrix import IncompleteError, Matrix
 from rib_harness.results import RunResult, describe_recipe
 
 #: What two runs of one arm share.
@@ -76,6 +76,19 @@ class Arm:
         """RI of one source in points, the mean over seeds."""
         return sum(matrix.ri(source) for matrix in self.matrices) / len(self.runs)
 
+    @property
+    def held_out(self) -> bool:
+        """Whether its gain is on images that were not trained on."""
+        return any(matrix.held_out for matrix in self.matrices)
+
+    @property
+    def gain(self) -> float:
+        """Mean of A_i^(i) − A_pre^(i) over sources and seeds, in points; see `Matrix.gain`."""
+        gains = [matrix.gain(i) for matrix in self.matrices for i in matrix.sources]
+        if not gains:
+            raise IncompleteError("A gain needs at least one source; nothing was fine-tuned here.")
+        return sum(gains) / len(gains)
+
     def change(self, source: str, dataset: str) -> float:
         """A_i^(j) − A_pre^(j) in points, the mean over seeds."""
         return sum(m.change(source, dataset) for m in self.matrices) / len(self.runs)
@@ -95,6 +108,8 @@ class Arm:
             parts.append(describe_recipe(record["recipe"]))
         if record["limit"] is not None:
             parts.append(f"limit {record['limit']} a class")
+        if len(record["sources"]) not in (0, len(record["suite_members"])):
+            parts.append(self.sources)
         return " · ".join(parts)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 from rib_harness.arms import Arm, arms_of
 from rib_harness.errors import RibError, nearest
 from rib_harness.matrix import IncompleteError
-from rib_harness.results import RunResult, collect
+from rib_harness.results import RunResult, collect, csv_of
 from rib_harness.statistics import SEEDS_NEEDED, Interval, SignFlip, holm, sign_flip
 from rib_harness.store import Store
 from rib_harness.uncertainty import Flips, Uncertainty
@@ -117,6 +115,25 @@ class Comparison:
             return None
 
     @cached_property
+    def common(self) -> tuple[Interval | None, Interval | None]:
+        """mRI of A and of B over the common sources; None where cells are missing."""
+        return (
+            _mri(self.of_a, self.a, self.sources),
+            _mri(self.of_b, self.b, self.sources),
+        )
+
+    @cached_property
+    def unshared(self) -> tuple[Interval, Interval] | None:
+        """mRI of A and of B without pairs that share photographs; None where none do."""
+        if all(len(self.a.matrices[0].unshared.get(i, ())) == len(others)
+               for i, others in self.a.matrices[0].pairs.items()):  # fmt: skip
+            return None
+        try:
+            return self.of_a.mri_unshared(self.a), self.of_b.mri_unshared(self.b)
+        except IncompleteError:
+            return None
+
+    @cached_property
     def ri(self) -> dict[str, tuple[float, float, Interval] | None]:
         """Source → RI of A, of B, and their difference; None where a cell is missing."""
         rows: dict[str, tuple[float, float, Interval] | None] = {}
@@ -174,6 +191,11 @@ class Comparison:
         for letter, arm in (("A", self.a), ("B", self.b)):
             if len(arm.record["sources"]) != len(arm.record["suite_members"]):
                 notes.append(f"{letter} runs over {arm.sources}")
+            if len(one_sided := arm.record["sources"]) != len(self.sources):
+                notes.append(
+                    f"differences are over the {len(self.sources)} sources that both have; "
+                    f"{letter} has {len(one_sided)}"
+                )
             if len(arm.runs) < SEEDS_NEEDED:
                 notes.append(
                     f"{letter} has {len(arm.runs)} seed{'s'[: len(arm.runs) > 1]}: its intervals "
@@ -196,6 +218,9 @@ class Comparison:
             "complete": self.complete,
             "sources": list(self.sources),
             "mri_difference": _interval(self.difference),
+            "mri_unshared": None
+            if self.unshared is None
+            else {"a": self.unshared[0].estimate, "b": self.unshared[1].estimate},
             "sign_flip": None
             if self.sign_flip is None
             else {
@@ -233,13 +258,19 @@ class Comparison:
         ]
 
 
-def find_side(text: str, store: Store | None, keep: Any = lambda run: True) -> Side:
+def find_side(
+    text: str,
+    store: Store | None,
+    keep: Any = lambda run: True,
+    label: Callable[[str, str], str] = lambda kind, text: text,
+) -> Side:
     """What the user means: a store's folder, a run's id, a method or a backbone.
 
     Args:
         text: as written.
         store: where ids, methods and backbones are looked for.
         keep: which runs may be in it.
+        label: (kind, reference) → its label, so that `lwf:alpha=1.0` finds `lwf`.
 
     Raises:
         RibError: nothing of this name, with the nearest.
@@ -255,10 +286,10 @@ def find_side(text: str, store: Store | None, keep: Any = lambda run: True) -> S
     runs = [run for run in collect(store) if run.method is not None and keep(run)]
     methods = {str(run.method) for run in runs}
     backbones = {run.record["backbone"] for run in runs}
-    if text in methods:
-        return _side(text, "method", store, keep, lambda run: run.method == text)
-    if text in backbones:
-        return _side(text, "backbone", store, keep, lambda run: run.record["backbone"] == text)
+    if (method := label("method", text)) in methods:
+        return _side(text, "method", store, keep, lambda run: run.method == method)
+    if (backbone := label("backbone", text)) in backbones:
+        return _side(text, "backbone", store, keep, lambda run: run.record["backbone"] == backbone)
     ids = [run.id for run in runs if len(text) >= 4 and run.id.startswith(text)]
     if len(ids) == 1:
         return _side(text, "run", store, keep, lambda run: run.id == ids[0])
@@ -326,7 +357,9 @@ def _pairs(first: Side, other: Side) -> tuple[list[tuple[Arm, Arm]], list[str]]:
         fits = [b for b in other.arms if b not in same and not _unlike(a, b, set(FIXED) - loose)]
         alike = [b for b in fits if not _unlike(a, b, set(WISHED) - loose)] or fits
         if len(alike) > 1:
-            listed = "\n".join(f"  - {b.runs[0].id}: {b.describe()}" for b in alike)
+            listed = "\n".join(
+                f"  - {b.runs[0].id}: {b.describe()} · options {b.record['options']}" for b in alike
+            )
             raise RibError(
                 f"{a.describe()}\nmay be compared with more than one of {other.text!r}; name a run "
                 f"by its id:\n{listed}"
@@ -354,9 +387,11 @@ def _unlike(a: Arm, b: Arm, names: set[str]) -> list[str]:
     return [name for name in sorted(names) if a.record.get(name) != b.record.get(name)]
 
 
-def _mri(uncertainty: Uncertainty, arm: Arm) -> Interval | None:
+def _mri(
+    uncertainty: Uncertainty, arm: Arm, sources: Sequence[str] | None = None
+) -> Interval | None:
     try:
-        return uncertainty.mri(arm)
+        return uncertainty.mri(arm, sources)
     except IncompleteError:
         return None
 
@@ -421,17 +456,13 @@ def dumps(made: Sequence[Comparison], form: str) -> str:
     if form == "json":
         return json.dumps([one.to_json() for one in made], indent=1) + "\n"
     if form == "csv":
-        out, rows = io.StringIO(), []
+        rows = []
         for one in made:
             head = {"a_run": one.a.runs[0].id, "b_run": one.b.runs[0].id,
                     "backbone_a": one.a.backbone, "backbone_b": one.b.backbone,
                     "method_a": one.a.method, "method_b": one.b.method}  # fmt: skip
             rows += [{**head, **row} for row in one.rows()]
-        if rows:
-            writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        return out.getvalue()
+        return csv_of(rows)
     return "\n".join(_table(one, form) for one in made)
 
 
@@ -443,7 +474,7 @@ def table_rows(one: Comparison) -> list[tuple[str, str, str, str]]:
             rows.append((i, "INCOMPLETE", "INCOMPLETE", "–"))
         else:
             rows.append((i, f"{row[0]:+.2f}", f"{row[1]:+.2f}", str(row[2])))
-    a, b = (f"{m.estimate:+.2f}" if m is not None else "INCOMPLETE" for m in one.mri)
+    a, b = (f"{m.estimate:+.2f}" if m is not None else "INCOMPLETE" for m in one.common)
     rows.append(("mRI", a, b, str(one.difference) if one.difference else "–"))
     return rows
 
@@ -458,7 +489,11 @@ def sentences(one: Comparison) -> list[str]:
     """The tests, in words."""
     lines = []
     for letter, mri, arm in zip("AB", one.mri, (one.a, one.b), strict=True):
-        lines.append(f"mRI of {letter}: {mri if mri is not None else bounds(arm)}")
+        over = "" if len(one.sources) == len(arm.record["sources"]) else f" over {arm.sources}"
+        lines.append(f"mRI of {letter}{over}: {mri if mri is not None else bounds(arm)}")
+    if one.unshared is not None:
+        a, b = one.unshared
+        lines.append(f"mRI without pairs that share photographs: A {a}, B {b}")
     if one.sign_flip is not None:
         adjusted = f", {one.p:.4f} by Holm" if one.p not in (None, one.sign_flip.p) else ""
         lines.append(f"sign-flip test over {one.sign_flip.n} sources: p = {one.sign_flip.p:.4f}"

@@ -110,6 +110,8 @@ def latex_table(
 
     def row(cells: Sequence[str]) -> str:
         first, *others = map(latex_escaped, cells)
+        if first.startswith(("[", "*")):
+            first = "{}" + first  # else it would be an argument of the line break before it
         numbers = [_SIGNED.sub(r"$\g<0>$", cell) for cell in others]
         return rf"    {' & '.join([first, *numbers])} \\"
 

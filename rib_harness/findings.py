@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rib_harness.arms import Arm, arms_of
-from rib_harness.results import describe_recipe
+from rib_harness.results import csv_of, describe_recipe
 from rib_harness.study import Study, Variation
 from rib_harness.study_kinds import KINDS, Data
 from rib_harness.uncertainty import Uncertainty
@@ -47,12 +45,7 @@ class Findings:
 
     def to_csv(self) -> str:
         """The points."""
-        out = io.StringIO()
-        if self.points:
-            writer = csv.DictWriter(out, list(self.points[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.points)
-        return out.getvalue()
+        return csv_of(self.points)
 
     def to_markdown(self) -> str:
         """Question, table, answers and notes."""

@@ -118,6 +118,16 @@ class Matrix:
         return {i: tuple(j for j in self.members if j != i) for i in self.sources}
 
     @property
+    def unshared(self) -> dict[str, tuple[str, ...]]:
+        """Source → the other members that are not made from its photographs; no empty ones."""
+        rows = {i: tuple(j for j in row if not self.shared(i, j)) for i, row in self.pairs.items()}
+        return {i: row for i, row in rows.items() if row}
+
+    def shared(self, one: str, other: str) -> bool:
+        """Whether two datasets are made from the same photographs."""
+        return any(one in group and other in group for group in self.shares)
+
+    @property
     def mri_bounds(self) -> tuple[float, float]:
         """Smallest and largest mRI that the missing cells allow, in points.
 

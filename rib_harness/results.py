@@ -6,11 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from rib_harness.errors import RibError
+from rib_harness.errors import RibError, StoreError
 from rib_harness.known_answers import Expected
 from rib_harness.matrix import Cell, IncompleteError, Matrix
 from rib_harness.store import Store
@@ -18,6 +19,7 @@ from rib_harness.store import Store
 if TYPE_CHECKING:
     import pandas
 
+    from rib_harness.arms import Arm
     from rib_harness.statistics import Interval
     from rib_harness.uncertainty import Uncertainty
 
@@ -166,6 +168,16 @@ class RunResult:
         }
 
 
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal columns as CSV; nothing where there are none."""
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return out.getvalue()
+
+
 def _joined(chosen: str | list[str]) -> str:
     return chosen if isinstance(chosen, str) else "+".join(chosen)
 
@@ -213,6 +225,7 @@ class Results(Sequence[RunResult]):
     def __init__(self, runs: Sequence[RunResult], store: Store | None = None):
         self._runs = tuple(runs)
         self.store = store
+        self.damaged: set[str] = set()  # what was found to be, when intervals were made
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -260,16 +273,27 @@ class Results(Sequence[RunResult]):
         if self.store is None:
             raise RibError("These results have no store, so their images are not known.")
         made = Uncertainty(self.store)
-        made.prepare(arm for arm in arms_of(self._runs) if arm.method is not None)
+        with suppress(StoreError):  # said of the arm that has the damaged file
+            made.prepare(arm for arm in arms_of(self._runs) if arm.method is not None)
         return made
 
     def interval(self, run: RunResult) -> Interval | None:
         """The 95 % interval of a run's mRI; None where there is no mRI, or no store."""
         from rib_harness.arms import Arm
 
-        if self.store is None or run.method is None or known(getattr, run, "mri") is None:
+        return self.interval_of(Arm((run,)))
+
+    def interval_of(self, arm: Arm) -> Interval | None:
+        """The 95 % interval of an arm's mRI; None also where scores are damaged, see `damaged`."""
+        if self.store is None or arm.method is None:
             return None
-        return self.uncertainty.mri(Arm((run,)))
+        try:
+            return self.uncertainty.mri(arm)
+        except IncompleteError:
+            return None
+        except StoreError as error:
+            self.damaged |= {str(error)}
+            return None
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a cell: the long form, for data frames and CSV."""
@@ -325,13 +349,7 @@ class Results(Sequence[RunResult]):
 
     def to_csv(self) -> str:
         """One row a cell; `source` is empty for the untouched backbone."""
-        rows = self.rows()
-        out = io.StringIO()
-        if rows:
-            writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        return out.getvalue()
+        return csv_of(self.rows())
 
     def to_markdown(self) -> str:
         """One table a run: rows are sources, the last one mRI."""
@@ -371,10 +389,9 @@ class Results(Sequence[RunResult]):
             from rib_harness.arms import arms_of
             from rib_harness.export import to_latex
 
-            arms = [(i, arm) for i, arm in enumerate(arms_of(self._runs)) if arm.method]
-            intervals = {
-                i: self.uncertainty.mri(arm) for i, arm in arms if self.store and arm.complete
-            }
+            arms = list(enumerate(arms_of(self._runs)))
+            found = {i: self.interval_of(arm) for i, arm in arms}
+            intervals = {i: interval for i, interval in found.items() if interval is not None}
             return to_latex(self, intervals)
         if form == "json":
             return json.dumps(self.to_json(), indent=1) + "\n"

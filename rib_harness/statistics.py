@@ -27,7 +27,8 @@ class Interval:
         estimate: the number itself.
         low, high: the ends.
         level: in %.
-        covers: what varies in it: `"images"` or `"images and seeds"`.
+        covers: what varies in it: `"images"`, `"images and seeds"`, or of a difference `"images
+            and seeds of A"` where only one side has seeds enough.
     """
 
     estimate: float

@@ -227,8 +227,11 @@ def variations(study: Study, suite: str, given: Mapping[str, Any] = {}) -> list[
     """The configurations of a study: the base, or one for each recipe that is varied.
 
     Args:
-        given: fields of `RunConfig` that win over the study's own; of `recipe`, the keys that
-            are not being varied.
+        given: fields of `RunConfig` that win over the study's own; of `recipe`, not over those
+            that a variation sets.
+
+    Raises:
+        ConfigError: what a panel varies is given.
     """
     own = study.on(suite)
 
@@ -240,6 +243,14 @@ def variations(study: Study, suite: str, given: Mapping[str, Any] = {}) -> list[
         tables["recipe"] |= recipe
         return make_config({**own.settings, **given, **tables, "suite": suite})
 
+    fixed = {key.replace("-", "_") for key in given.get("recipe", {})}
+    if both := sorted(set(own.vary) & fixed):
+        raise ConfigError(
+            [
+                f"recipe.{key} is what the study {study.name} varies; it cannot be set."
+                for key in both
+            ]
+        )
     if not own.vary:
         return [Variation("", None, config({}))]
     return [
@@ -278,6 +289,13 @@ def plan_study(
         metric = catalog.get("metric", name)
         if not isinstance(metric.spec, MetricSpec) or metric.spec.level != "distance":
             raise ConfigError([f"metrics: {name!r} is no distance between datasets."])
+    config = parts[0].config
+    if study.figure == "scatter" and not (own.metrics and config.features):
+        raise ConfigError(
+            [f"The study {study.name} draws a scatter, which needs `metrics` and `features`."]
+        )
+    if study.figure == "learning" and not config.probe_every:
+        raise ConfigError([f"The study {study.name} draws learning curves: it needs probe_every."])
     for part in parts:
         try:
             plans.append(open_session(part.config, progress, catalog).plan)

@@ -144,7 +144,10 @@ def _dots(data: Data) -> Made:
                 f"whole interval for {len(known) - len(kept)} of {len(known)} methods"
                 f"{'; not for ' if kept else ''}{', '.join(kept)}."
             )
-    answers.append("gain: mean change on the fine-tuning set itself (training accuracy).")
+    answers.append(
+        "gain: mean change on the fine-tuning set itself (training accuracy), or on images of it "
+        "that a method holds out."
+    )
 
     def draw() -> Figure:
         from rib_harness.report.figures import dots
@@ -177,7 +180,10 @@ def _learning(data: Data) -> Made:
                 "others, %": f"{others[0]:.1f} → {others[-1]:.1f}",
                 "others, lowest": f"{others[low]:.1f} at update {rows[low]['step']:,}",
             })  # fmt: skip
-            half = (others[0] + min(others)) / 2
+            if others[low] >= others[0]:
+                answers.append(f"{title}: the others do not fall.")
+                continue
+            half = (others[0] + others[low]) / 2
             when = next(row["step"] for row in rows if row["others"] <= half)
             answers.append(
                 f"{title}: the others fall by {others[0] - others[low]:.1f} points at most; half "
@@ -322,12 +328,11 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def gain(arm: Arm) -> float | None:
-    """Mean change on the fine-tuning set itself, in points; None where a cell is missing."""
+    """Its gain in points; None where a cell is missing."""
     try:
-        own = [m.gain(source) for m in arm.matrices for source in m.sources]
+        return arm.gain
     except IncompleteError:
         return None
-    return sum(own) / len(own) if own else None
 
 
 def level(value: Interval | None) -> str:

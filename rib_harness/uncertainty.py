@@ -53,7 +53,7 @@ class Flips:
         kept: right both times.
         wrong: wrong both times.
         p: two-sided, of McNemar's test, by photograph where one has several images; the largest
-            of the seeds.
+            of the seeds, or of the pairs of seeds.
     """
 
     gained: float
@@ -82,9 +82,13 @@ class Uncertainty:
         self._draws: dict[tuple[str, str], Floats] = {}
         self._influence: dict[tuple[str, str], NDArray[np.float32]] = {}
 
-    def mri(self, arm: Arm) -> Interval:
-        """mRI in points, the mean over seeds."""
-        return self._interval(arm, _mri(arm))
+    def mri(self, arm: Arm, sources: Sequence[str] | None = None) -> Interval:
+        """mRI in points, the mean over seeds; over some of its sources if they are named."""
+        return self._interval(arm, _mri(arm, sources))
+
+    def mri_unshared(self, arm: Arm) -> Interval:
+        """mRI without the pairs that are made from the same photographs, in points."""
+        return self._interval(arm, _mean_change(arm.matrices[0].unshared))
 
     def ri(self, arm: Arm, source: str) -> Interval:
         """RI of one source in points."""
@@ -105,8 +109,11 @@ class Uncertainty:
         return self._interval(arm, {(None, j): 1 / len(members) for j in members})
 
     def mean_after(self, arm: Arm) -> Interval:
-        """Mean OOD accuracy after fine-tuning in %: over the cells that mRI averages."""
-        return self._interval(arm, {c: f for c, f in _mri(arm).items() if c[0] is not None})
+        """Mean OOD accuracy after fine-tuning in %: mRI + the mean of A_pre over the members."""
+        cells, members = _mri(arm), arm.matrices[0].members
+        for j in members:
+            cells[None, j] = cells.get((None, j), 0.0) + 1 / len(members)
+        return self._interval(arm, cells)
 
     def mri_closed_form(self, arm: Arm) -> Interval:
         """mRI with the normal interval of the linearised variance between photographs.
@@ -170,11 +177,15 @@ class Uncertainty:
         other = other or self
         before, one = self._estimate(a, of_a)
         after, two = other._estimate(b, of_b)
-        draws, covers = two - one, "images"
-        for side, (arm, cells) in enumerate([(a, of_a), (b, of_b)]):
+        draws, with_seeds = two - one, []
+        for side, (arm, cells) in zip("AB", [(a, of_a), (b, of_b)], strict=True):
             if len(arm.runs) >= SEEDS_NEEDED:
                 noise = seed_noise(_by_seed(arm, cells), self.resamples, f"{side}/{arm.seeds}")
-                draws, covers = draws + noise, "images and seeds"
+                draws = draws + noise
+                with_seeds.append(side)
+        covers = "images and seeds" if len(with_seeds) == 2 else "images"
+        if len(with_seeds) == 1:
+            covers = f"images and seeds of {with_seeds[0]}"
         return percentile_interval(after - before, draws, self.level, covers)
 
     def flips(self, arm: Arm, source: str, dataset: str) -> Flips:
@@ -187,10 +198,10 @@ class Uncertainty:
     ) -> Flips:
         """Images that `b` gains, loses and keeps against `a`, after fine-tuning on a source.
 
-        Seeds are paired in their order.
+        Every seed of `a` with every seed of `b`: that of one is no partner of the other's.
         """
         cell = (source, dataset)
-        keys = [(_key(x, cell), _key(y, cell)) for x, y in zip(a.runs, b.runs, strict=False)]
+        keys = [(_key(x, cell), _key(y, cell)) for x in a.runs for y in b.runs]
         return self._flips(keys, other)
 
     def prepare(self, arms: Iterable[Arm]) -> None:
@@ -279,18 +290,24 @@ class Uncertainty:
 
     def _flips(self, pairs: Sequence[tuple[str, str]], other: Uncertainty | None = None) -> Flips:
         counts, p = np.zeros(4), 0.0
+        stores = (self.store, (other or self).store)
+        right = [
+            {pair[side]: _right(stores[side], pair[side]) for pair in pairs} for side in (0, 1)
+        ]
+        _, photograph = _codes(_table(self.store, pairs[0][0], ["source"]).column("source"))
+        single = len(photograph) == photograph.max(initial=-1) + 1
         for first, second in pairs:
-            before, after = _right(self.store, first), _right((other or self).store, second)
-            if len(before) != len(after):
+            before, after = right[0][first], right[1][second]
+            if not len(before) == len(after) == len(photograph):
                 raise RibError(f"The scores {first} and {second} are not of the same images.")
             gained, lost = after & ~before, before & ~after
             counts += [gained.sum(), lost.sum(), (before & after).sum(), (~before & ~after).sum()]
-            source = _table(self.store, first, ["source"]).column("source")
-            codes = np.asarray(source.combine_chunks().dictionary_encode().indices)
-            if len(codes) == codes.max(initial=-1) + 1:
+            if single:
                 p = max(p, mcnemar(int(gained.sum()), int(lost.sum())))
             else:
-                by_photograph = (np.bincount(codes, one).astype(float) for one in (gained, lost))
+                by_photograph = (
+                    np.bincount(photograph, one).astype(float) for one in (gained, lost)
+                )
                 p = max(p, clustered_mcnemar(*by_photograph))
         gained_n, lost_n, kept, wrong = counts / len(pairs)
         return Flips(float(gained_n), float(lost_n), float(kept), float(wrong), p)
@@ -442,9 +459,13 @@ def _right(store: Store, key: str) -> NDArray[np.bool_]:
 
 def _mri(arm: Arm, sources: Sequence[str] | None = None) -> dict[CellName, float]:
     """mRI as a weighted sum of cells, over all sources or some."""
-    cells: dict[CellName, float] = {}
     every = arm.matrices[0].pairs
-    pairs = {i: every[i] for i in (every if sources is None else sources)}
+    return _mean_change({i: every[i] for i in (every if sources is None else sources)})
+
+
+def _mean_change(pairs: Mapping[str, Sequence[str]]) -> dict[CellName, float]:
+    """The mean over sources of the mean change on what each is paired with."""
+    cells: dict[CellName, float] = {}
     if not pairs:
         raise IncompleteError("mRI needs at least one source; nothing was fine-tuned here.")
     for source, others in pairs.items():

@@ -72,7 +72,9 @@ def test_every_form_of_the_results_has_the_same_numbers(
               "mri", "sources", "complete", "provenance", "format"}  # fmt: skip
     assert wanted <= set(runs[0])
     call("results", "--store", str(store), "--format", "md")
-    assert f"**{runs[0]['mri']:+.2f}**" in capsys.readouterr().out
+    interval = runs[0]["interval"]
+    shown = f"{runs[0]['mri']:+.2f} [{interval['low']:+.2f}, {interval['high']:+.2f}]"
+    assert f"**{shown}**" in capsys.readouterr().out
     call("results", "--store", str(store), "--format", "csv", "--method", "ft")
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 1 + 3 + 2 * 3

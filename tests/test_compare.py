@@ -234,7 +234,7 @@ def test_seeds_are_one_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert found["a"]["mri"] == pytest.approx(np.mean(mri))
     assert found["a"]["sd_over_seeds"] == pytest.approx(np.std(mri, ddof=1))
     assert found["b"]["sd_over_seeds"] is None
-    assert found["mri_difference"]["covers"] == "images and seeds"
+    assert found["mri_difference"]["covers"] == "images and seeds of A"
     text = " ".join(found["notes"])
     assert "B has 1 seed: its intervals cover images only, from 3 seeds on the seeds too" in text
     assert "A has" not in text
@@ -550,9 +550,11 @@ def test_the_text_fits_80_columns(store: Store, capsys: pytest.CaptureFixture[st
         assert row is not None
         line = rf"{i} +{re.escape(f'{row[0]:+.2f}')} +{re.escape(f'{row[1]:+.2f}')} +"
         assert re.search(line + re.escape(str(row[2])), out)
+    blocks = out.split("fine-tuned on ")
     for cell in one.cells:
-        line = rf"{cell.source} +{cell.dataset} +{re.escape(str(cell.difference))}"
-        assert re.search(rf"{line} +{cell.flips.gained:.0f} +{cell.flips.lost:.0f} +\d", out)
+        (block,) = (text for text in blocks if text.startswith(f"{cell.source}:"))
+        line = rf"{cell.dataset} +{re.escape(str(cell.difference))}"
+        assert re.search(rf"{line} +{cell.flips.gained:.0f} +{cell.flips.lost:.0f} +\d", block)
 
 
 def test_long_names_and_counts_fit_80_columns(

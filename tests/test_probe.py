@@ -157,7 +157,8 @@ def test_a_tracker_gets_the_curves(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     result = run(tmp_path, tracker="tensorboard", probe_every=2)[0]
-    folder = tmp_path / "trackers" / "digits-conv" / "ft" / "digits-r" / "seed0"
+    key = result.record["finetune"]["digits-r"][:12]
+    folder = tmp_path / "trackers" / "digits-conv" / "ft" / "digits-r" / "seed0" / key
     events = EventAccumulator(str(folder)).Reload()
     tags = events.Tags()["scalars"]
     rows = history(tmp_path, result, "digits-r")

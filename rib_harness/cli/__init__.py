@@ -82,7 +82,9 @@ def _code(arguments: list[str] | None) -> int:
         code = cli.main(arguments, standalone_mode=False, prog_name="rib-harness")
         return code if isinstance(code, int) else 0
     except click.exceptions.Abort:
-        click.echo("Stopped before any step; nothing was lost.", err=True)
+        verb = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+        works = verb in ("run", "evaluate", "study")
+        click.echo(f"Stopped{' before any step; nothing was lost' * works}.", err=True)
         return 130
     except click.ClickException as error:
         error.show()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rib_harness.cli.options import option, store
+from rib_harness.cli.options import labels_of, no_plugin, option, store
 
 if TYPE_CHECKING:
     from rib_harness.compare import Comparison
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
 @option("--suite", metavar="NAME", help="Only this suite.")
 @option("--cells", is_flag=True, help="Show every cell, not only every source.")
+@no_plugin
 def command(
     sides: tuple[str, ...],
     store: Path | None,
@@ -30,12 +31,14 @@ def command(
     backbone: tuple[str, ...],
     suite: str | None,
     cells: bool,
+    no_plugin: tuple[str, ...],
 ) -> None:
     """Compare two methods, backbones, runs or stores, image by image.
 
     A, B and MORE are labels of methods or of backbones, ids of runs, or folders of stores; all are
     compared with A. Differences are B − A. Exits with 1 if a matrix is incomplete.
     """
+    from rib_harness.catalog import load_catalog
     from rib_harness.compare import compare, dumps, find_side
     from rib_harness.errors import RibError
     from rib_harness.results import RunResult
@@ -44,19 +47,26 @@ def command(
     if len(sides) < 2:
         raise click.UsageError("Name two things to compare, e.g. rib-harness compare ft lwf.")
 
+    catalog = load_catalog(block=no_plugin)
+    methods = labels_of(catalog, "method", method)
+    backbones = labels_of(catalog, "backbone", backbone)
+
     def keep(run: RunResult) -> bool:
         return (
-            (not method or run.method in method)
-            and (not backbone or run.record["backbone"] in backbone)
+            (not method or run.method in methods)
+            and (not backbone or run.record["backbone"] in backbones)
             and (suite is None or run.record["suite"] == suite)
         )
+
+    def label(kind: str, text: str) -> str:
+        return next((one for one in labels_of(catalog, kind, [text]) if one != text), text)
 
     path = store or Path("rib-store")
     if store is not None and not store.exists():
         raise RibError(f"There is no store {store}.")
     opened = Store(path) if path.exists() else None
     left_out: list[str] = []
-    made = compare(*(find_side(side, opened, keep) for side in sides), left_out=left_out)
+    made = compare(*(find_side(side, opened, keep, label) for side in sides), left_out=left_out)
     for reason in left_out:
         click.echo(f"left out: {reason}", err=True)
     if form == "table":
@@ -84,13 +94,14 @@ def _print(one: Comparison, *, cells: bool) -> None:
     shown.add_row(*last, style="bold")
     screen.print(shown)
     if cells:
-        heads = ("B − A [95 %]", "gained", "lost", "p")
-        shown = table("source", "dataset", *heads, right=heads)
-        for column in shown.columns[:2]:
-            column.min_width = 12
-        for cell in one.cells:
-            counts = (f"{n:,.0f}" for n in (cell.flips.gained, cell.flips.lost))
-            shown.add_row(cell.source, cell.dataset, str(cell.difference), *counts, f"{cell.p:.2g}")
-        screen.print(shown)
+        heads = ("B − A [95 %]", "gained", "lost", "p (Holm)")
+        for source in one.sources:
+            screen.print(f"fine-tuned on {source}:")
+            shown = table("measured on", *heads, right=heads)
+            for cell in one.cells:
+                if cell.source == source:
+                    counts = (f"{n:,.0f}" for n in (cell.flips.gained, cell.flips.lost))
+                    shown.add_row(cell.dataset, str(cell.difference), *counts, f"{cell.p:.2g}")
+            screen.print(shown)
     for line in sentences(one):
         screen.print(line, style="dim" if line.startswith("note") else "")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from rib_harness.catalog import Catalog
     from rib_harness.config import RunConfig
 
 Command = Callable[..., Any]
@@ -95,6 +97,17 @@ _TRAIN = [
            type=click.Choice(["tensorboard", "wandb", "mlflow", "trackio"]),
            help="Send training curves there. Repeatable."),
 ]  # fmt: skip
+
+
+def labels_of(catalog: Catalog, kind: str, texts: Iterable[str]) -> set[str]:
+    """As references where they are some, so that `lwf:alpha=1.0` finds `lwf`."""
+    from rib_harness.errors import RibError
+
+    found = set(texts)
+    for text in texts:
+        with suppress(RibError):
+            found.add(catalog.bind(kind, text).label)
+    return found
 
 
 def run_options(train: bool) -> Callable[[Command], Command]:

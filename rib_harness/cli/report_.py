@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
 from pathlib import Path
 
 import click
 
-from rib_harness.cli.options import no_plugin, option, store
+from rib_harness.cli.options import labels_of, no_plugin, option, store
 
 
 @click.command("report")
@@ -43,20 +43,15 @@ def command(
     from rib_harness.results import collect
     from rib_harness.store import Store
 
+    if not math.isfinite(thumbnails):
+        raise click.UsageError(f"--thumbnails: expected a number of MB, got {thumbnails}.")
     path = store or Path("rib-store")
     if not path.exists():
         raise RibError(f"There is no store {path}: name one with --store, or run something first.")
     catalog = load_catalog(block=no_plugin)
 
-    def labels(kind: str, texts: tuple[str, ...]) -> set[str]:
-        """As references where they are some, so that `lwf:alpha=1.0` finds `lwf`."""
-        found = set(texts)
-        for text in texts:
-            with suppress(RibError):
-                found.add(catalog.bind(kind, text).label)
-        return found
-
-    methods, backbones = labels("method", method), labels("backbone", backbone)
+    methods = labels_of(catalog, "method", method)
+    backbones = labels_of(catalog, "backbone", backbone)
     runs = [
         run
         for run in collect(Store(path))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from rib_harness.cli.options import no_plugin, option, store
+from rib_harness.cli.options import labels_of, no_plugin, option, store
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Catalog
@@ -23,7 +22,7 @@ FORMS = ["table", "json", "csv", "md", "latex", "parquet", "model-card", "bibtex
         help="json: a list of runs; csv, parquet: a row a cell; md: a table a run; latex: methods "
              "by backbones; model-card: of one run, for the Hugging Face Hub; bibtex: all that the "
              "results rest on.")  # fmt: skip
-@option("--metric", multiple=True, metavar="REF",
+@option("--metric", multiple=True, metavar="NAME",
         help="Show this metric instead, e.g. ece, or `all` for all that apply, as table, json or "
              "csv. Repeatable.")  # fmt: skip
 @option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
@@ -53,15 +52,8 @@ def command(
         raise RibError(f"There is no store {path}: name one with --store, or run something first.")
     catalog = load_catalog(block=no_plugin)
 
-    def labels(kind: str, texts: tuple[str, ...]) -> set[str]:
-        """As references where they are some, so that `lwf:alpha=1.0` finds `lwf`."""
-        found = set(texts)
-        for text in texts:
-            with suppress(RibError):
-                found.add(catalog.bind(kind, text).label)
-        return found
-
-    methods, backbones = labels("method", method), labels("backbone", backbone)
+    methods = labels_of(catalog, "method", method)
+    backbones = labels_of(catalog, "backbone", backbone)
     opened = Store(path)
     results = Results(
         [
@@ -84,8 +76,8 @@ def command(
         print_results(results, catalog)
     else:
         _write(_document(results, catalog, form), out)
-    if left_out:
-        raise RibError("\n".join(left_out))
+    if problems := [*left_out, *sorted(results.damaged)]:
+        raise RibError("\n".join(problems))
     if not results.complete:
         raise RibError("INCOMPLETE: cells are missing; the command that made the run goes on.")
 
@@ -116,13 +108,12 @@ def _metrics(
         form: `"table"`, `"csv"` or `"json"`.
         left_out: is told why a metric that was asked for by name has no value.
     """
-    import csv
-    import io
     import json
 
     from rib_harness.cli.tables import print_values
     from rib_harness.errors import RibError
     from rib_harness.measure import measure
+    from rib_harness.results import csv_of
 
     if form not in ("table", "csv", "json"):
         raise click.UsageError("--metric is shown as table, csv or json.")
@@ -155,21 +146,23 @@ def _metrics(
         return ""
     if form == "json":
         return json.dumps(rows, indent=1) + "\n"
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return csv_of(rows)
 
 
 def _write(document: str | bytes, out: Path | None) -> None:
     """To the file, else to stdout; not bytes to a terminal."""
     import sys
 
+    from rib_harness.errors import RibError
     from rib_harness.store import write_atomically
 
     if out is not None:
-        write_atomically(out, document)
+        try:
+            write_atomically(out, document)
+        except OSError as error:
+            raise RibError(
+                f"{out} cannot be written: {error.strerror or error}. Choose another --out."
+            ) from None
     elif isinstance(document, bytes) and sys.stdout.isatty():
         raise click.UsageError("This form is binary: name a file with --out.")
     else:

@@ -59,6 +59,7 @@ def run_(study: str, config: RunConfig, out: Path, dry_run: bool) -> None:
     """
     from rib_harness.catalog import load_catalog
     from rib_harness.cli.show_progress import RichProgress
+    from rib_harness.errors import RibError
     from rib_harness.study import StudyFailedError, find_study, plan_study, totals, variations
     from rib_harness.study import run_study as execute
 
@@ -77,6 +78,9 @@ def run_(study: str, config: RunConfig, out: Path, dry_run: bool) -> None:
             progress.say(f"note: {note}")
         if dry_run:
             return
+        for place in (out, *out.parents):
+            if place.exists() and not place.is_dir():
+                raise RibError(f"{place} is no folder. Choose another --out.")
         try:
             ran, failures = execute(parts, catalog, progress)
         except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rib_harness.arms import Arm
     from rib_harness.catalog import Catalog
     from rib_harness.results import Results, RunResult
     from rib_harness.statistics import Interval
@@ -123,6 +125,7 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
     from rib_harness.catalog import FIRST_PARTY
     from rib_harness.options import load_target
     from rib_harness.results import known
+    from rib_harness.statistics import SEEDS_NEEDED
 
     wanted = ("mri", "mean-ood-accuracy", "gain", "forgetting")
     # Of the first-party plugin only: another metric of one of these names is another number.
@@ -144,9 +147,10 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
             values.append(_number(known(compute, run.matrix), sign=name != "mean-ood-accuracy"))
         interval = results.interval(run)
         shown.add_row(run.method, str(run.record["seed"]), values[0], _ends(interval), *values[1:])
-    for arm in arms_of(results):
-        if len(arm.runs) > 1 and arm.complete and results.store is not None:
-            interval = results.uncertainty.mri(arm)
+    arms = arms_of(results)
+    for arm in arms:
+        interval = results.interval_of(arm) if len(arm.runs) > 1 else None
+        if interval is not None:
             seeds = f"mean of {len(arm.runs)}"
             shown.add_row(
                 arm.method, seeds, _number(interval.estimate), _ends(interval), style="bold"
@@ -160,6 +164,7 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
             f"INCOMPLETE: {run.method}: {len(missing)} cells are missing, e.g. {missing[0]}; mRI "
             f"is from {low:+.2f} to {high:+.2f}",
         )
+    seeded = any(len(arm.runs) >= SEEDS_NEEDED for arm in arms)
     apart = {bool(run.matrix.held_out) for run in results}
     own = "the fine-tuning set itself (training accuracy)"
     if apart == {True}:
@@ -170,9 +175,36 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
         "A_pre and OOD after: top-1 %. RI, mRI, gain, forgot: points. RI of a row: mean change "
         f"on the other members after fine-tuning on it; gain: on {own}; "
         "forgot: on the reference. 95 %: over photographs"
-        + ("; in the mean of 3 seeds or more over seeds too." if len(results) > 2 else "."),
+        + ("; in means of 3 seeds or more over seeds too." if seeded else "."),
         style="dim",
     )
+    _print_shared(arms, results)
+
+
+def _print_shared(arms: Sequence[Arm], results: Results) -> None:
+    """What pairs of datasets made from the same photographs do to the numbers."""
+    from rib_harness.errors import RibError
+
+    matrix = arms[0].matrices[0]
+    mixed = [i for i, row in matrix.pairs.items() if len(matrix.unshared.get(i, ())) < len(row)]
+    told = []
+    for arm in arms if mixed and results.store is not None else ():
+        with suppress(RibError):
+            value = results.uncertainty.mri_unshared(arm)
+            told.append(f"{arm.method} {value.estimate:+.2f} ({_ends(value)})")
+    if told:
+        console().print(
+            f"mRI without the pairs that share photographs ({', '.join(mixed)}): {', '.join(told)}",
+            style="dim",
+        )
+    for reference in matrix.references:
+        sources = [i for i in matrix.sources if matrix.shared(i, reference)]
+        if sources:
+            console().print(
+                f"forgot: {', '.join(sources)} are made from the photographs of {reference}, so "
+                "fine-tuning on them trains on these.",
+                style="dim",
+            )
 
 
 def _short(run: RunResult) -> str:

@@ -85,7 +85,8 @@ class Trackers:
         }
         try:
             if kind.requires_logging_directory:
-                tracker = kind(label, str(self.folder), **options.get(name, {}))
+                # With the key: two recipes of one method are no one curve.
+                tracker = kind(f"{label}/{key[:12]}", str(self.folder), **options.get(name, {}))
             else:
                 tracker = kind(PROJECT, **options.get(name, {}))
             tracker.start()

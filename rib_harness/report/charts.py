@@ -114,10 +114,19 @@ def class_charts(part: Part, store: Store, names: Mapping[str, Sequence[str]]) -
             )  # fmt: skip
 
 
-def write(charts: Iterable[Chart], folder: Path, prefix: str = "") -> list[Path]:
-    """Each chart as PDF, SVG, PNG and CSV, under names of which each is given once."""
+def write(
+    charts: Iterable[Chart], folder: Path, prefix: str = "", taken: set[str] | None = None
+) -> list[Path]:
+    """Each chart as PDF, SVG, PNG and CSV, under names of which each is given once.
+
+    Args:
+        charts: what to draw.
+        folder: made if it is not there.
+        prefix: of every name.
+        taken: names that were given before; these are added.
+    """
     files: list[Path] = []
-    taken: set[str] = set()
+    taken = set() if taken is None else taken
     for chart in charts:
         name, k = prefix + chart.name, 2
         while name.lower() in taken:
@@ -325,8 +334,9 @@ def _frontier(part: Part) -> Iterator[Chart]:
         "frontier",
         "frontier",
         "Gain on the fine-tuning set and mRI",
-        "Gain: training accuracy, the mean over sources. Up and to the right is better; a line "
-        "joins the settings of one method.",
+        f"Gain: {'on held-out images where a method keeps some, else ' * part.held_out}training "
+        "accuracy, the mean over sources. Up and to the right is better; a line joins the settings "
+        "of one method.",
         ("point", "family", "gain", "gain low", "gain high", "mRI", "mRI low", "mRI high"),
         [
             (label, family, *_ends(line.gain), *_ends(line.mri))
@@ -349,7 +359,11 @@ def _chunks(values: Sequence[Any], size: int) -> list[list[Any]]:
 
 
 def _ends(value: Interval | None) -> tuple[float | None, float | None, float | None]:
-    return (value.estimate, value.low, value.high) if value else (None, None, None)
+    if value is None:
+        return None, None, None
+    if math.isnan(value.low):
+        return value.estimate, None, None
+    return value.estimate, value.low, value.high
 
 
 def _estimate(value: Interval | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,7 +40,7 @@ class Line:
     @property
     def family(self) -> str:
         """Lines that differ in options only are one family: `wise-ft` at each alpha."""
-        return self.label.partition(":")[0]
+        return self.method.partition(":")[0]
 
     @cached_property
     def mri(self) -> Interval | None:
@@ -58,8 +59,18 @@ class Line:
 
     @cached_property
     def gain(self) -> Interval | None:
-        """Mean gain on the fine-tuning set itself, in points: training accuracy."""
+        """Mean gain on the fine-tuning set, in points: training accuracy, or on held-out images.
+
+        Of held-out images it has no interval: each seed has others.
+        """
+        if self.arm.held_out:
+            return self._known(lambda: Interval(self.arm.gain, math.nan, math.nan))
         return self._mean_change([(i, i) for i in self.sources])
+
+    @cached_property
+    def unshared(self) -> Interval | None:
+        """mRI without pairs that share photographs; None also where every pair is left out."""
+        return self._known(lambda: self.u.mri_unshared(self.arm))
 
     @cached_property
     def forgetting(self) -> dict[str, Interval | None]:
@@ -205,6 +216,23 @@ class Part:
     def runs(self) -> list[RunResult]:
         """All runs."""
         return [run for line in (*self.lines, *self.untouched) for run in line.arm.runs]
+
+    @property
+    def mixed(self) -> list[str]:
+        """Sources that share photographs with another member."""
+        matrix = self.first.arm.matrices[0]
+        return [i for i in self.sources if any(matrix.shared(i, j) for j in self.members if j != i)]
+
+    @property
+    def mixed_with_references(self) -> list[str]:
+        """Sources that are made from a reference's photographs."""
+        matrix = self.first.arm.matrices[0]
+        return [i for i in self.sources if any(matrix.shared(i, r) for r in self.references)]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether a line's gain is on held-out images."""
+        return any(line.arm.held_out for line in self.lines)
 
     @cached_property
     def short(self) -> dict[str, str]:

@@ -43,6 +43,9 @@ CLASSES_SHOWN = 30
 #: Values of a setting, up to which each has a tick of its own.
 FEW = 5
 
+#: Families of points from which on a frontier has no legend.
+MANY = 10
+
 
 def before_after(
     names: Sequence[str],
@@ -292,23 +295,26 @@ def frontier(points: Sequence[tuple[str, str, Number, Number]]) -> Figure:
         if x is not None and y is not None and np.isfinite(x) and np.isfinite(y):
             families.setdefault(family, []).append((label, x, y))
     with style():
-        figure, grid = new(3.4)
+        named = len(families) > MANY  # points say their names: a legend would be the figure
+        figure, grid = new(5.2 if named else 3.4)
         axis: Axes = grid[0, 0]
         for k, (family, members) in enumerate(families.items()):
             looks = series(k)
             looks["linestyle"] = "-" if len(members) > 1 else "none"
             looks["zorder"] = 2 if len(members) > 1 else 3
             axis.plot([x for _, x, _ in members], [y for *_, y in members], label=family, **looks)
-            for label, x, y in members if len(members) > 1 else ():
-                axis.annotate(label.removeprefix(family).lstrip(":· ") or label, (x, y), (4, 4),
-                              textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
+            for label, x, y in members if len(members) > 1 or named else ():
+                told = label if named else label.removeprefix(family).lstrip(":· ") or label
+                axis.annotate(told, (x, y), (4, 4), textcoords="offset points",
+                              fontsize=5.5 if named else 7, color=MUTED)  # fmt: skip
         axis.axhline(0, color=INK, linewidth=0.8)
         axis.axvline(0, color=INK, linewidth=0.8)
         axis.grid(True, axis="both")
         axis.set_xlabel("gain on the fine-tuning set (points)")
         axis.set_ylabel("mRI (points)")
         axis.margins(0.12)
-        legend_below(figure, grid)
+        if not named:
+            legend_below(figure, grid)
         if len(families) == 1:
             axis.set_title(next(iter(families)))
     return figure

@@ -123,11 +123,12 @@ def write_report(
         out.write_text(text, encoding="utf-8")
         if figures is None:
             return [out]
+        taken: set[str] = set()
         for part, sets in zip(parts, opened, strict=True):
             names = {name: sets.classes(name) for name in part.datasets}
             charts = chain(charts_of(part, store), class_charts(part, store, names))
             prefix = f"{file_name(title_of(part))}-" if len(parts) > 1 else ""
-            write(charts, figures, prefix)
+            write(charts, figures, prefix, taken)
     except OSError as error:
         raise RibError(
             f"{error.filename or out} cannot be written: {error.strerror or error}. "
@@ -184,9 +185,16 @@ def embedded(data: Any) -> str:
 
 
 def title_of(part: Part) -> str:
-    """Suite and limit."""
-    limit = part.record["limit"]
-    return str(part.record["suite"]) + (f", limit {limit} a class" if limit else "")
+    """Suite, limit, options of datasets, and the members where they are not all."""
+    record = part.record
+    told = [str(record["suite"])]
+    told += [f"limit {record['limit']} a class"] if record["limit"] else []
+    told += [f"{name}: {options}" for name, options in (record.get("data") or {}).items()]
+    if len(part.members) < len(record["suite_members"]):
+        told.append(
+            f"{len(part.members)} members: {', '.join(part.short[m] for m in part.members)}"
+        )
+    return ", ".join(told)
 
 
 def _part(k: int, part: Part, store: Store, opened: Opened, budget: float) -> dict[str, Any]:
@@ -262,6 +270,7 @@ def _heatmap(line: Line, part: Part) -> dict[str, Any]:
                     j,
                     value,
                     0 if value is None else min(100, round(100 * abs(value.estimate) / most)),
+                    None if value is None else line.u.flips(line.arm, i, j),
                 )
                 for j in part.datasets
                 for value in [values[i, j]]

@@ -40,7 +40,7 @@ def mri_unshared(matrix: Matrix) -> float:
         raise IncompleteError("mRI needs at least one source; nothing was fine-tuned here.")
     rows = []
     for i, others in matrix.pairs.items():
-        changes = [matrix.change(i, j) for j in others if not shared(matrix, i, j)]
+        changes = [matrix.change(i, j) for j in others if not matrix.shared(i, j)]
         if changes:
             rows.append(_mean(changes))
     if not rows:
@@ -52,16 +52,14 @@ def mri_unshared(matrix: Matrix) -> float:
 
 
 def mean_ood_accuracy(matrix: Matrix) -> float:
-    """Mean over sources of the mean accuracy on the other members after fine-tuning, in %.
+    """Mean OOD accuracy after fine-tuning: mRI + the mean of A_pre over the members, in %.
 
-    With every member a source this is mRI plus the mean of A_pre over the members.
+    With every member a source this is the mean of A_i^(j) over j ≠ i.
 
     Source: arXiv:2410.21582.
     """
-    rows = []
-    for source in matrix.sources:
-        rows.append(_mean([_after(matrix, source, j) for j in matrix.members if j != source]))
-    return _mean(rows)
+    mri = matrix.mri  # raises where a cell is missing
+    return mri + _mean([matrix.pre[j].top1 for j in matrix.members])
 
 
 def gain(matrix: Matrix) -> float:
@@ -93,7 +91,7 @@ def forgetting_unshared(matrix: Matrix) -> float:
         IncompleteError: a cell of a pair that is left is missing, or there is no reference.
     """
     pairs = [(i, j) for i in matrix.sources for j in matrix.references]
-    apart = [(i, j) for i, j in pairs if not shared(matrix, i, j)]
+    apart = [(i, j) for i, j in pairs if not matrix.shared(i, j)]
     if pairs and not apart:
         raise InapplicableError(
             "Forgetting without shared photographs needs a source that is not made from the "
@@ -110,16 +108,6 @@ def relative_robustness(matrix: Matrix) -> dict[str, dict[str, float]]:
     Source: arXiv:2007.00644.
     """
     return {i: {j: matrix.change(i, j) for j in others} for i, others in matrix.pairs.items()}
-
-
-def shared(matrix: Matrix, one: str, other: str) -> bool:
-    """Whether two datasets are made from the same photographs."""
-    return any(one in group and other in group for group in matrix.shares)
-
-
-def _after(matrix: Matrix, source: str, dataset: str) -> float:
-    matrix.change(source, dataset)  # raises where it is missing
-    return matrix.post[source][dataset].top1
 
 
 def _mean(values: list[float]) -> float:
