@@ -219,7 +219,10 @@ def _number(value: float | None, *, sign: bool = True) -> str:
 
 
 def _ends(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.low:+.1f} {interval.high:+.1f}"
+    if interval is None:
+        return ""
+    low, high = (round(end, 1) + 0.0 for end in (interval.low, interval.high))  # no −0.0
+    return f"{low:+.1f} {high:+.1f}"
 
 
 def print_values(rows: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]) -> None:
