@@ -444,7 +444,8 @@ def collect(store: Store, records: Sequence[Mapping[str, Any]] | None = None) ->
                 if found.get("facts"):
                     facts[source] = found["facts"]
         runs.append(RunResult(record, matrix, done, facts))
-    return Results(runs, store)
+    # Intervals are made when they are asked for, perhaps from another folder.
+    return Results(runs, Store(store.path.absolute()))
 
 
 def _on_held_out(store: Store, record: Mapping[str, Any]) -> dict[str, tuple[Cell, Cell]]:
