@@ -139,6 +139,12 @@ def test_the_paper_has_nine_methods_and_seven_pretrainings() -> None:
 # What a file says
 
 
+def test_what_a_panel_varies_cannot_be_set() -> None:
+    study = parse_study("mine", tiny("curves", "vary.lr = [{ lr = 0.01 }, { lr = 0.1 }]"))
+    with pytest.raises(ConfigError, match=r"recipe\.lr is what the study mine varies"):
+        variations(study, "digits-rib", {"recipe": {"lr": 0.5}})
+
+
 def test_recipes_are_varied_one_at_a_time() -> None:
     study = parse_study(
         "mine",
@@ -418,7 +424,7 @@ def test_every_study_makes_its_files(
     """Source: mRI as the results give it."""
     given: Mapping[str, Any] = {
         "dataset": ("digits-a", "digits-r", "digits-sketch"),
-        "limit": 1, "store": store, "workers": 1, "seed": (0,), "recipe": {"epochs": 1},
+        "limit": 1, "store": store, "workers": 1, "seed": (0,), "recipe": {"max_steps": 6},
     }  # fmt: skip
     if name == "distance":
         given = {**given, "features": 30, "limit": 6}
