@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rib_harness.cli.options import labels_of, no_plugin, option, store
+from rib_harness.cli.options import chosen, labels_of, no_plugin, option, store
 
 if TYPE_CHECKING:
     from rib_harness.compare import Comparison
@@ -41,22 +41,13 @@ def command(
     from rib_harness.catalog import load_catalog
     from rib_harness.compare import compare, dumps, find_side
     from rib_harness.errors import RibError
-    from rib_harness.results import RunResult
     from rib_harness.store import Store
 
     if len(sides) < 2:
         raise click.UsageError("Name two things to compare, e.g. rib-harness compare ft lwf.")
 
     catalog = load_catalog(block=no_plugin)
-    methods = labels_of(catalog, "method", method)
-    backbones = labels_of(catalog, "backbone", backbone)
-
-    def keep(run: RunResult) -> bool:
-        return (
-            (not method or run.method in methods)
-            and (not backbone or run.record["backbone"] in backbones)
-            and (suite is None or run.record["suite"] == suite)
-        )
+    keep = chosen(catalog, method, backbone, suite)
 
     def label(kind: str, text: str) -> str:
         return next((one for one in labels_of(catalog, kind, [text]) if one != text), text)

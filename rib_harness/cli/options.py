@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from rib_harness.catalog import Catalog
     from rib_harness.config import RunConfig
+    from rib_harness.results import RunResult
 
 Command = Callable[..., Any]
 
@@ -108,6 +109,19 @@ def labels_of(catalog: Catalog, kind: str, texts: Iterable[str]) -> set[str]:
         with suppress(RibError):
             found.add(catalog.bind(kind, text).label)
     return found
+
+
+def chosen(
+    catalog: Catalog, methods: Iterable[str], backbones: Iterable[str], suite: str | None
+) -> Callable[[RunResult], bool]:
+    """Whether a run is one of these; nothing named is all."""
+    of_method = labels_of(catalog, "method", methods)
+    of_backbone = labels_of(catalog, "backbone", backbones)
+    return lambda run: (
+        (not of_method or run.method in of_method)
+        and (not of_backbone or run.record["backbone"] in of_backbone)
+        and (suite is None or run.record["suite"] == suite)
+    )
 
 
 def run_options(train: bool) -> Callable[[Command], Command]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from rib_harness.cli.options import labels_of, no_plugin, option, store
+from rib_harness.cli.options import chosen, no_plugin, option, store
 
 
 @click.command("report")
@@ -49,16 +49,8 @@ def command(
     if not path.exists():
         raise RibError(f"There is no store {path}: name one with --store, or run something first.")
     catalog = load_catalog(block=no_plugin)
-
-    methods = labels_of(catalog, "method", method)
-    backbones = labels_of(catalog, "backbone", backbone)
-    runs = [
-        run
-        for run in collect(Store(path))
-        if (not method or run.method in methods)
-        and (not backbone or run.record["backbone"] in backbones)
-        and (suite is None or run.record["suite"] == suite)
-    ]
+    keep = chosen(catalog, method, backbone, suite)
+    runs = [run for run in collect(Store(path)) if keep(run)]
     if not runs:
         raise RibError(f"No results in {path} match. See: rib-harness results --store {path}")
     files = write_report(

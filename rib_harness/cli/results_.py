@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rib_harness.cli.options import labels_of, no_plugin, option, store
+from rib_harness.cli.options import chosen, no_plugin, option, store
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Catalog
@@ -51,20 +51,8 @@ def command(
     if not path.exists():
         raise RibError(f"There is no store {path}: name one with --store, or run something first.")
     catalog = load_catalog(block=no_plugin)
-
-    methods = labels_of(catalog, "method", method)
-    backbones = labels_of(catalog, "backbone", backbone)
-    opened = Store(path)
-    results = Results(
-        [
-            run
-            for run in collect(opened)
-            if (not method or run.method in methods)
-            and (not backbone or run.record["backbone"] in backbones)
-            and (suite is None or run.record["suite"] == suite)
-        ],
-        opened,
-    )
+    opened, keep = Store(path), chosen(catalog, method, backbone, suite)
+    results = Results([run for run in collect(opened) if keep(run)], opened)
     if not len(results):
         raise RibError(f"No results in {path} match.")
     if form == "table" and out is not None:
