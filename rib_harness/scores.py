@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rib_harness.errors import StoreError
+from rib_harness.errors import InapplicableError, StoreError
 
 #: The columns of a scores file. Labels and predictions are indices into the set's classes.
 SCORES = pa.schema(
@@ -79,7 +79,13 @@ class Scores:
 
 
 def summarise(correct: NDArray[np.bool_], groups: NDArray[Any]) -> dict[str, Any]:
-    """What `Scores.summary` gives, from (N,) right or wrong and (N,) groups."""
+    """What `Scores.summary` gives, from (N,) right or wrong and (N,) groups.
+
+    Raises:
+        InapplicableError: of no image.
+    """
+    if not len(correct):
+        raise InapplicableError("An accuracy needs at least one image; here is none.")
     counts: dict[str, list[int]] = {}
     for group in np.unique(groups):
         mask = groups == group

@@ -247,6 +247,10 @@ class _File:
         self._lock = threading.Lock()
         self._descriptor: int | None = None
 
+    def __reduce__(self) -> tuple[type[_File], tuple[Path]]:
+        # In another process it is opened anew.
+        return type(self), (self.path,)
+
     def state(self) -> str:
         """Size, times and inode."""
         try:

@@ -1,239 +1,110 @@
-"""Small pieces for tests, ours and a plugin author's: a tiny task, image set and classifier.
+"""For tests, ours and a plugin author's: the conformance kit, and small pieces to test with.
 
-All are made from seeds and need no files and no network.
+    from rib_harness.testing import parametrize_with_checks
+
+    @parametrize_with_checks("my-plugin")
+    def test_conformance(check):
+        check()
+
+The same checks from the command line: `rib-harness check-plugin my-plugin`. The pieces are made
+from seeds and need no files and no network. Names are imported on first use.
 """
 
 from __future__ import annotations
 
-import itertools
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from importlib.machinery import ModuleSpec
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import nn
-
-from rib_harness.catalog import Catalog, Component, Plugin, load_catalog
-from rib_harness.config import Recipe
-from rib_harness.engine.classifier import Classifier
-from rib_harness.engine.data import Pixels
-from rib_harness.engine.device import make_accelerator
-from rib_harness.engine.task import Task
-from rib_harness.engine.text import TextTower
-from rib_harness.images import ImageSet, Preprocess, fingerprint_of
-from rib_harness.specs import KINDS, Spec
-
-#: What the tiny images go through.
-TINY = Preprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-
-
-def tiny_images(
-    n: int = 24,
-    classes: int = 10,
-    seed: int = 0,
-    class_map: Sequence[Sequence[int]] | None = None,
-    groups: Sequence[str] = ("",),
-) -> ImageSet:
-    """Random 8 × 8 pictures whose brightness depends on the label, so that they can be learned.
-
-    Args:
-        n: how many.
-        classes: how many classes.
-        seed: of the pixels.
-        class_map: ids of each class; the default is one each, in order.
-        groups: given to the images in turn.
-    """
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, n)
-    pictures = rng.integers(0, 256, (n, 8, 8, 3)) * 0.5
-    pictures[np.arange(n), labels % 8] += 120
-    pictures = pictures.clip(0, 255).astype(np.uint8)
-    names = [f"class {k}" for k in range(classes)]
-    ids = tuple(tuple(one) for one in class_map or [(k,) for k in range(classes)])
-    group = np.array([groups[i % len(groups)] for i in range(n)])
-    source = np.array([f"photo-{i}" for i in range(n)])
-    return ImageSet(
-        labels=labels.astype(np.int64),
-        classes=tuple(names),
-        class_map=ids,
-        read=lambda i: Image.fromarray(pictures[i]),
-        names=[f"tiny[{i}]" for i in range(n)],
-        source=source,
-        group=group,
-        fingerprint=fingerprint_of(
-            classes=names,
-            class_map=ids,
-            labels=labels,
-            group=group,
-            contents=[picture.tobytes().hex() for picture in pictures],
-        ),
+if TYPE_CHECKING:
+    from rib_harness.testing.arrays import matrix_of, scores_of, tiny_features, tiny_scores
+    from rib_harness.testing.backbone_checks import BackboneTrial
+    from rib_harness.testing.checks import Golden, checks_of, parametrize_with_checks
+    from rib_harness.testing.cli import CliResult, run_cli
+    from rib_harness.testing.dataset_checks import DatasetTrial
+    from rib_harness.testing.method_trial import MethodTrial
+    from rib_harness.testing.metric_checks import MetricTrial
+    from rib_harness.testing.network import no_network
+    from rib_harness.testing.outcome import Check, CheckError, CheckSkipped
+    from rib_harness.testing.plugin_checks import PluginTrial
+    from rib_harness.testing.plugins import FakeSite, catalog_with, plugin_in_memory
+    from rib_harness.testing.suite_checks import SuiteTrial
+    from rib_harness.testing.tiny import (
+        TINY,
+        TinyTextTower,
+        tiny_classifier,
+        tiny_clip,
+        tiny_images,
+        tiny_task,
+        tiny_vit,
     )
 
+#: Name → module of this package, imported when the name is first used.
+_ON_FIRST_USE = {
+    "BackboneTrial": "backbone_checks",
+    "Check": "outcome",
+    "CheckError": "outcome",
+    "CheckSkipped": "outcome",
+    "CliResult": "cli",
+    "DatasetTrial": "dataset_checks",
+    "FakeSite": "plugins",
+    "Golden": "checks",
+    "MethodTrial": "method_trial",
+    "MetricTrial": "metric_checks",
+    "PluginTrial": "plugin_checks",
+    "SuiteTrial": "suite_checks",
+    "TINY": "tiny",
+    "TinyTextTower": "tiny",
+    "catalog_with": "plugins",
+    "checks_of": "checks",
+    "matrix_of": "arrays",
+    "no_network": "network",
+    "parametrize_with_checks": "checks",
+    "plugin_in_memory": "plugins",
+    "run_cli": "cli",
+    "scores_of": "arrays",
+    "tiny_classifier": "tiny",
+    "tiny_clip": "tiny",
+    "tiny_features": "arrays",
+    "tiny_images": "tiny",
+    "tiny_scores": "arrays",
+    "tiny_task": "tiny",
+    "tiny_vit": "tiny",
+}
 
-def tiny_classifier(classes: int = 10, *, batchnorm: bool = True, seed: int = 0) -> Classifier:
-    """A convolutional net with batch-norm and dropout (or a plain one), random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = [nn.Conv2d(3, 8, 3, padding=1)]
-        layers += [nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1)] if batchnorm else [nn.ReLU()]
-        encoder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        return Classifier(encoder, nn.Linear(32, classes), TINY).eval()
-
-
-def tiny_vit(classes: int = 10, *, seed: int = 0) -> Classifier:
-    """timm's VisionTransformer with two blocks of width 12, patch 4 and dropout, random weights."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = VisionTransformer(
-            img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=2, num_classes=0,
-            proj_drop_rate=0.1,
-        )  # fmt: skip
-        return Classifier(encoder, nn.Linear(12, classes), TINY).eval()
-
-
-class TinyTextTower(TextTower):
-    """A text tower of 20 words: the mean of their embeddings, projected. Class k is word k.
-
-    Args:
-        classes: size of the label space.
-        width: of the embeddings, as of the image features.
-        seed: of the weights.
-    """
-
-    projection = "3.proj"
-
-    def __init__(self, classes: int = 10, width: int = 6, seed: int = 0):
-        super().__init__()
-        self.classes = classes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1)
-            self.words = nn.Embedding(20, 8)
-            self.out = nn.Linear(8, width, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(2.0))
-
-    def captions(self, label: int) -> list[str]:
-        """Two prompts: the class's word alone, and behind word 19."""
-        return [f"{label}", f"19 {label}"]
-
-    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        """(N, 4), filled up with the last word."""
-        rows = [[int(word) for word in text.split()] for text in texts]
-        return torch.tensor([(row + row[-1:] * 4)[:4] for row in rows])
-
-    def random_tokens(self, count: int, length: int, generator: torch.Generator) -> torch.Tensor:
-        """(count, 4)."""
-        return torch.randint(0, 20, (count, 4), generator=generator)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(N, 4) → (N, D), each of length 1."""
-        return nn.functional.normalize(self.out(self.words(tokens).mean(1)), dim=1)
-
-    def head(self) -> nn.Module:
-        """Scaled embeddings of the classes."""
-        head = nn.Linear(self.out.out_features, self.classes, bias=False)
-        texts = [caption for k in range(self.classes) for caption in self.captions(k)]
-        means = self(self.tokens(texts)).view(self.classes, 2, -1).mean(1)
-        rows = nn.functional.normalize(means, dim=1)
-        head.weight = nn.Parameter((self.logit_scale.exp() * rows).detach())
-        return head
+__all__ = [
+    "TINY",
+    "BackboneTrial",
+    "Check",
+    "CheckError",
+    "CheckSkipped",
+    "CliResult",
+    "DatasetTrial",
+    "FakeSite",
+    "Golden",
+    "MethodTrial",
+    "MetricTrial",
+    "PluginTrial",
+    "SuiteTrial",
+    "TinyTextTower",
+    "catalog_with",
+    "checks_of",
+    "matrix_of",
+    "no_network",
+    "parametrize_with_checks",
+    "plugin_in_memory",
+    "run_cli",
+    "scores_of",
+    "tiny_classifier",
+    "tiny_clip",
+    "tiny_features",
+    "tiny_images",
+    "tiny_scores",
+    "tiny_task",
+    "tiny_vit",
+]
 
 
-class _Projected(nn.Module):
-    """Rows times a matrix (width, D), then of length 1."""
-
-    def __init__(self, width: int, d: int):
-        super().__init__()
-        self.proj = nn.Parameter(torch.randn(width, d) / width**0.5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(x @ self.proj, dim=1)
-
-
-def tiny_clip(classes: int = 10, *, seed: int = 0) -> tuple[Classifier, TinyTextTower]:
-    """A classifier with normalised features and a zero-shot head, and its text tower."""
-    text = TinyTextTower(classes, seed=seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.GELU(), nn.Flatten(), _Projected(32, 6))
-        with torch.no_grad():
-            return Classifier(encoder, text.head(), TINY).eval(), text
-
-
-def tiny_task(
-    *,
-    images: ImageSet | None = None,
-    pretrained: Classifier | None = None,
-    checkpoints: dict[str, Classifier] | None = None,
-    methods: Mapping[str, Any] | None = None,
-    datasets: Mapping[str, ImageSet] | None = None,
-    held: ImageSet | None = None,
-    text: TextTower | None = None,
-    work: Path | None = None,
-    seed: int = 0,
-    **recipe: Any,
-) -> Task:
-    """A task on the CPU that takes milliseconds.
-
-    Args:
-        images: the fine-tuning set.
-        pretrained: the untouched classifier.
-        checkpoints: what the method needs.
-        methods: what it calls.
-        datasets: what it reads.
-        held: images that are not trained on.
-        text: the backbone's text tower.
-        work: folder for the state of the fits; None keeps none.
-        seed: of the run.
-        recipe: values of `Recipe`; the defaults here are 3 epochs in batches of 8 at lr 0.05.
-    """
-    settings: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 0.05, **recipe}
-
-    def pixels(one: ImageSet) -> Pixels:
-        return Pixels(one, TINY, workers=1, pack=False)
-
-    return Task(
-        pretrained=pretrained or tiny_classifier(),
-        pixels=pixels(images or tiny_images()),
-        recipe=Recipe(**settings),
-        seed=seed,
-        accelerator=make_accelerator("cpu", settings.get("precision", "fp32")),
-        checkpoints=checkpoints or {},
-        methods=methods or {},
-        datasets={name: pixels(one) for name, one in (datasets or {}).items()},
-        held=pixels(held) if held is not None else None,
-        text=(lambda: text) if text is not None else None,
-        work=work,
-        save_every=0.0,
-    )
-
-
-def catalog_with(*offers: tuple[Spec, Any], base: Catalog | None = None) -> Catalog:
-    """A catalog that also has these components, without any installed package.
-
-    Args:
-        offers: pairs of a spec and the class or function that is its target; what the spec says
-            of its target is replaced.
-        base: the catalog to add to; None is all installed plugins.
-    """
-    base = load_catalog() if base is None else base
-    name = f"rib_harness_testing_{next(_COUNTER)}"
-    module = ModuleType(name)
-    module.__spec__ = ModuleSpec(name, None)
-    sys.modules[name] = module
-    plugin = Plugin(name="testing", distribution="testing", version="0", status="ok")
-    components = [component for kind in KINDS for component in base.list(kind)]
-    for position, (spec, target) in enumerate(offers):
-        setattr(module, f"target_{position}", target)
-        components.append(Component(replace(spec, target=f"{name}:target_{position}"), plugin))
-    return Catalog([*base.plugins, plugin], components)
-
-
-_COUNTER = itertools.count()
+def __getattr__(name: str) -> Any:
+    if name in _ON_FIRST_USE:
+        return getattr(importlib.import_module(f"{__name__}.{_ON_FIRST_USE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

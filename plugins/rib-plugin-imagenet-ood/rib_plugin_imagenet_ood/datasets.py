@@ -205,7 +205,7 @@ def image_set(published: Published, rows: Rows, per_class: int | None = None) ->
     if not len(chosen):
         raise DataError(f"{rows.location} holds no image of the set's classes.")
     taken = chosen.tolist()
-    digests = rows.digests(taken)
+    digests = rows.source.digests(taken)
     source = np.array(
         [
             _source(published, rows.files[i], digest)
@@ -301,7 +301,7 @@ class _Names(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self.rows.where(int(self.chosen[index]))
+        return self.rows.source.where(int(self.chosen[index]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +313,7 @@ class _Reader:
     red_border: bool
 
     def __call__(self, index: int) -> Image.Image:
-        data = self.rows.read(int(self.chosen[index]))
+        data = self.rows.source.read(int(self.chosen[index]))
         with Image.open(io.BytesIO(data)) as picture:
             rgb = picture.convert("RGB")
         return without_red_border(rgb) if self.red_border else rgb

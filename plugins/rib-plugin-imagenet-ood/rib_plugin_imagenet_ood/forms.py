@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rib_harness import DataError
 from rib_harness.errors import nearest
@@ -21,6 +21,22 @@ from rib_harness.files.members import Members
 from rib_plugin_imagenet_ood.published import ALL_ARCHIVES, Published
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+
+
+class Source(Protocol):
+    """Where the images of a set come from; can be sent to another process."""
+
+    def where(self, index: int) -> str:
+        """What to call an image in messages."""
+        ...
+
+    def read(self, index: int) -> bytes:
+        """The bytes of its file."""
+        ...
+
+    def digests(self, indices: Sequence[int]) -> list[str]:
+        """SHA-256 of each of these images."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,9 +50,7 @@ class Rows:
             numbers only.
         groups: of each image its group; empty texts where there are none.
         files: of each image its file name; empty where the form has none.
-        where: image → what to call it in messages.
-        read: image → the bytes of its file.
-        digests: images → SHA-256 of each.
+        source: what reads them.
         names: what the form says that the numbers stand for, if it says so.
     """
 
@@ -45,13 +59,45 @@ class Rows:
     classes: Sequence[str] | Sequence[int]
     groups: Sequence[str]
     files: Sequence[str]
-    where: Callable[[int], str]
-    read: Callable[[int], bytes]
-    digests: Callable[[Sequence[int]], list[str]]
+    source: Source
     names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.files)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Some of the files of folders or archives."""
+
+    members: Members
+    chosen: Sequence[int]
+
+    def where(self, index: int) -> str:
+        return self.members.where(self.chosen[index])
+
+    def read(self, index: int) -> bytes:
+        return self.members.read(self.chosen[index])
+
+    def digests(self, indices: Sequence[int]) -> list[str]:
+        return self.members.digests([self.chosen[index] for index in indices])
+
+
+@dataclass(frozen=True)
+class _HubRows:
+    """The rows of a Hugging Face dataset."""
+
+    rows: HubRows
+
+    def where(self, index: int) -> str:
+        return f"{self.rows.where} row {index}"
+
+    def read(self, index: int) -> bytes:
+        return self.rows.read(index)
+
+    def digests(self, indices: Sequence[int]) -> list[str]:
+        everything = self.rows.digests()
+        return [everything[index] for index in indices]
 
 
 def find(published: Published, root: Path | None, at: str | None) -> str:
@@ -195,9 +241,7 @@ def _layout(published: Published, members: Members, location: str, chosen: list[
         classes=[sys.intern(part[-2]) if len(part) > 1 else "" for part in parts],
         groups=groups,
         files=[part[-1] for part in parts],
-        where=lambda i: members.where(chosen[i]),
-        read=lambda i: members.read(chosen[i]),
-        digests=lambda rows: members.digests([chosen[i] for i in rows]),
+        source=_Files(members, chosen),
     )
 
 
@@ -227,9 +271,7 @@ def _webdataset(members: Members, location: str, chosen: list[int]) -> Rows:
         classes=classes,
         groups=[""] * len(chosen),
         files=[names[i].rpartition("/")[2] for i in chosen],
-        where=lambda i: members.where(chosen[i]),
-        read=lambda i: members.read(chosen[i]),
-        digests=lambda rows: members.digests([chosen[i] for i in rows]),
+        source=_Files(members, chosen),
     )
 
 
@@ -253,18 +295,12 @@ def _hub(published: Published, location: str) -> Rows:
     if classes and isinstance(classes[0], int) and min(classes) < 0:
         raise DataError(f"{location}: labels of −1: this split has no labels, as ImageNet's test.")
 
-    def digests(wanted: Sequence[int]) -> list[str]:
-        everything = rows.digests()
-        return [everything[i] for i in wanted]
-
     return Rows(
         form="hub",
         location=location,
         classes=classes,
         groups=[""] * len(rows),
         files=rows.names,
-        where=lambda i: f"{location} row {i}",
-        read=rows.read,
-        digests=digests,
+        source=_HubRows(rows),
         names=names,
     )

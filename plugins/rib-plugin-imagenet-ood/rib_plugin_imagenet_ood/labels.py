@@ -76,7 +76,7 @@ def labels_of(published: Published, rows: Rows) -> NDArray[np.int64]:
     wrong = next((i for i, name in enumerate(named) if name not in place), None)
     if wrong is not None:
         raise DataError(
-            f"{rows.where(wrong)}: {named[wrong]!r} is not a class of this set."
+            f"{rows.source.where(wrong)}: {named[wrong]!r} is not a class of this set."
             f"{nearest(named[wrong], place)} Expected folders such as "
             f"{', '.join(one.folder for one in classes[:3])}; move other folders away."
         )

@@ -13,7 +13,7 @@ import shutil
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -224,6 +224,18 @@ def test_numbers_that_may_be_ranks_or_ids_are_refused(
 # --- counts ------------------------------------------------------------------------------------
 
 
+class NoBytes:
+    """Images that are named and never read."""
+
+    where = staticmethod(str)
+
+    def read(self, index: int) -> bytes:
+        raise AssertionError(index)
+
+    def digests(self, indices: Sequence[int]) -> list[str]:
+        return [f"{i:064d}" for i in indices]
+
+
 def test_the_published_counts() -> None:
     """shared/spec/datasets.md, from the authors' pages: ImageNet-Sketch has not 50,000."""
     counts = {
@@ -244,9 +256,7 @@ def test_imagenet_sketch_is_whole_with_50889_images(n: int, notes: tuple[str, ..
         classes=[synsets[i % 1000] for i in range(n)],
         groups=[""] * n,
         files=[f"sketch_{i}.JPEG" for i in range(n)],
-        where=str,
-        read=lambda i: b"",
-        digests=lambda wanted: [f"{i:064d}" for i in wanted],
+        source=NoBytes(),
     )
     images = image_set(BY_NAME["imagenet-sketch"], rows)
     assert images.expected == 50_889
@@ -289,8 +299,8 @@ def mapping(shared: Path) -> dict[str, tuple[int, ...]]:
 def ids_of_classes() -> dict[str, tuple[int, ...]]:
     """Folder → ids, of an opened set."""
     rows = Rows(
-        form="folder", location="x", classes=["banana"], groups=[""], files=["a.png"], where=str,
-        read=lambda i: b"", digests=lambda wanted: ["0" * 64] * len(wanted),
+        form="folder", location="x", classes=["banana"], groups=[""], files=["a.png"],
+        source=NoBytes(),
     )  # fmt: skip
     images = image_set(BY_NAME["objectnet"], rows)
     names = [name.split(" ")[0] for name in images.classes]
@@ -830,7 +840,7 @@ def test_a_copy_of_part_of_a_set_says_so(tmp_path: Path) -> None:
     for n, expected in ((2000, 0), (1999, 1), (2001, 1), (500, 1)):
         rows = Rows(
             form="tar", location="x", classes=[synsets[i % 1000] for i in range(n)],
-            groups=[""] * n, files=[f"{i}.png" for i in range(n)], where=str,
-            read=lambda i: b"", digests=lambda wanted: [f"{i:064d}" for i in wanted],
+            groups=[""] * n, files=[f"{i}.png" for i in range(n)],
+            source=NoBytes(),
         )  # fmt: skip
         assert len(image_set(some, rows).notes) == expected

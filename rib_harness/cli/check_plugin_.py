@@ -1,0 +1,76 @@
+"""`rib-harness check-plugin`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import click
+
+from rib_harness.cli.options import json_flag, option
+
+
+@click.command("check-plugin")
+@click.argument("name")
+@option("--reference", multiple=True, metavar="REF",
+        help="Check a component with these options, e.g. timm:resnet18,pretrained=false, not "
+             "with its defaults. Repeatable.")  # fmt: skip
+@option("--neutral", multiple=True, metavar="REF=METHOD",
+        help="A setting of a method and what it then is: ft, pretrained or a method, e.g. "
+             "lwf:alpha=0=ft. Repeatable.")  # fmt: skip
+@option("--data-root", type=click.Path(path_type=Path, file_okay=False),
+        help="Folder that holds the datasets; those that are not there are skipped.")  # fmt: skip
+@json_flag
+def command(
+    name: str,
+    reference: tuple[str, ...],
+    neutral: tuple[str, ...],
+    data_root: Path | None,
+    as_json: bool,
+) -> int:
+    """Check that a plugin and its components keep what they promise: exit 0 if they do, else 1."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from rib_harness.testing.checks import checks_of
+
+    pairs = [text.rpartition("=") for text in neutral]
+    for text, (left, _, right) in zip(neutral, pairs, strict=True):
+        if not (left and right):
+            raise click.UsageError(f"--neutral: expected REF=METHOD, got {text!r}.")
+    if len({left for left, _, _ in pairs}) < len(pairs):
+        raise click.UsageError("--neutral: a setting is given twice.")
+    checks = checks_of(
+        name,
+        references=reference,
+        neutral={left: right for left, _, right in pairs},
+        data_root=data_root,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries; a table is asked for
+        screen = Console(stderr=True)
+        shown = track(checks, f"Checking {name}", console=screen, transient=True,
+                      disable=not screen.is_terminal)  # fmt: skip
+        rows = [{"check": check.id, **check.outcome()} for check in shown]
+    counts = {
+        result: sum(row["result"] == result for row in rows)
+        for result in ("ok", "failed", "skipped")
+    }
+    if as_json:
+        click.echo(json.dumps({"plugin": name, **counts, "checks": rows}, indent=1))
+    else:
+        _show(rows, counts)
+    return 1 if counts["failed"] else 0
+
+
+def _show(rows: list[dict[str, str]], counts: dict[str, int]) -> None:
+    from rib_harness.cli.tables import console, table
+
+    shown, last = table("component", "check", "result", "reason"), ""
+    for row in rows:
+        component, _, check = row["check"].rpartition("/")
+        shown.add_row(component if component != last else "", check, row["result"], row["reason"])
+        last = component
+    console().print(shown)
+    click.echo(", ".join(f"{count} {result}" for result, count in counts.items() if count))

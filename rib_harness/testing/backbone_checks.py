@@ -1,0 +1,274 @@
+"""What a backbone promises."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from rib_harness.catalog import Bound
+from rib_harness.engine.classifier import Classifier
+from rib_harness.engine.data import Normalizer
+from rib_harness.engine.parts import parts_of
+from rib_harness.images import Preprocess
+from rib_harness.protocols import Identity
+from rib_harness.testing.network import no_network
+from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
+
+#: Two passes that differ in the batch only differ by rounding: relative to the largest value.
+ROUNDING = 1e-4
+
+
+@dataclass
+class BackboneTrial:
+    """One backbone under test, built offline.
+
+    Args:
+        bound: it, with its options; where these may need the network, with random weights.
+    """
+
+    bound: Bound
+
+    def build(self) -> Classifier:
+        """It, built once more, without the network."""
+        with no_network() as reached:
+            try:
+                classifier = self.bound.build().build()
+            except Exception as error:
+                if not reached:
+                    raise
+                raise CheckError(self._reached(reached)) from error
+        expect(not reached, self._reached(reached))
+        if not isinstance(classifier, Classifier):
+            raise CheckError(
+                f"build() gave {type(classifier).__name__}: return a rib_harness.Classifier."
+            )
+        return classifier
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """It, built."""
+        return self.build()
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What it says of itself."""
+        with no_network() as reached:
+            identity: Identity = self.bound.build().identity()
+        expect(not reached, self._reached(reached))
+        return identity
+
+    def _reached(self, reached: list[str]) -> str:
+        said = f"building it reaches for {', '.join(reached)} on the network."
+        if self.bound.spec.network:
+            return f"{said} Check it with options that need none: pretrained=false, or a file."
+        return (
+            f"{said} Say network=True in its spec, and give it the option `pretrained: bool = "
+            "True`: False builds it offline with random weights."
+        )
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(3, 3, S, S): pictures of noise under its preprocessing, normalised."""
+        preprocess = self.classifier.preprocess
+        rng = np.random.default_rng(0)
+        rows = [
+            preprocess.pixels(Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)))
+            for h, w in ((40, 60), (300, 280), (64, 64))
+        ]
+        normalized: Tensor = Normalizer(preprocess)(torch.from_numpy(np.stack(rows)))
+        return normalized
+
+
+def offline(bound: Bound) -> Bound:
+    """The backbone with random weights where its own may have to be downloaded.
+
+    Args:
+        bound: it with its defaults; a reference is taken as its author gives it.
+
+    Raises:
+        CheckSkipped: it needs the network, and no option avoids that.
+    """
+    component = bound.component
+    if not bound.spec.network or bound.options.get("pretrained") is False:
+        return bound
+    if not any(option.name == "pretrained" for option in component.signature.options):
+        raise CheckSkipped(
+            "it may need the network: give it the option pretrained=False, or name one that does "
+            "not: references=['name:weights=FILE'] (--reference)"
+        )
+    return Bound(component, {**bound.options, "pretrained": False}, bound.explicit, bound.tag)
+
+
+def check_backbone_builds(trial: BackboneTrial) -> None:
+    """It builds offline, in eval mode, on the CPU, in float32."""
+    classifier = trial.classifier
+    expect(not classifier.training, "build() gave a classifier in training mode: call .eval().")
+    for name, parameter in classifier.named_parameters():
+        expect(
+            parameter.device.type == "cpu" and parameter.dtype == torch.float32,
+            f"{name} is {parameter.dtype} on {parameter.device}: build it in float32 on the CPU; "
+            "the harness moves it.",
+        )
+
+
+def check_backbone_same_twice(trial: BackboneTrial) -> None:
+    """Built twice, it has the same weights, and the global random state is left alone."""
+    before = torch.get_rng_state()
+    try:
+        torch.manual_seed(12345)
+        start = torch.get_rng_state()
+        again = trial.build()
+        drawn = not torch.equal(torch.get_rng_state(), start)
+    finally:
+        torch.set_rng_state(before)
+    seeds = "draw random weights inside torch.random.fork_rng(devices=[]), after a manual_seed"
+    expect(
+        again.fingerprint() == trial.classifier.fingerprint(),
+        f"built twice, it has different weights: {seeds}.",
+    )
+    expect(not drawn, f"building it changes torch's global random state: {seeds}.")
+
+
+def check_backbone_shapes(trial: BackboneTrial) -> None:
+    """Features are (N, D) and logits (N, label space), finite."""
+    classifier, images = trial.classifier, trial.images
+    size = trial.bound.spec.label_space.size
+    with torch.no_grad():
+        features = classifier.features(images)
+        logits = classifier(images)
+    expect(
+        features.ndim == 2 and len(features) == len(images),
+        f"its features are {tuple(features.shape)}: expected ({len(images)}, D); pool them in "
+        "the encoder.",
+    )
+    expect(
+        tuple(logits.shape) == (len(images), size),
+        f"its logits are {tuple(logits.shape)}: expected ({len(images)}, {size}), one for each "
+        f"id of the label space {trial.bound.spec.label_space.name!r}.",
+    )
+    expect(
+        bool(torch.isfinite(logits).all() and torch.isfinite(features).all()),
+        "its logits or features are not finite on pictures of noise.",
+    )
+
+
+def check_backbone_batch_equals_singles(trial: BackboneTrial) -> None:
+    """What it says of an image does not depend on the others in the batch."""
+    with torch.no_grad():
+        together = trial.classifier(trial.images)
+        alone = torch.cat([trial.classifier(one[None]) for one in trial.images])
+    worst = float((together - alone).abs().max() / alone.abs().max().clamp_min(1e-30))
+    expect(
+        worst <= ROUNDING,
+        f"its logits of a batch differ from those of its images alone, by {worst:.2g} of the "
+        "largest: normalise nothing over the batch, and build it in eval mode.",
+    )
+
+
+def check_backbone_preprocess(trial: BackboneTrial) -> None:
+    """Its preprocessing gives what the encoder takes, of the size that the spec says."""
+    preprocess, declared = trial.classifier.preprocess, trial.bound.spec.input_size
+    expect(
+        isinstance(preprocess, Preprocess),
+        f"its preprocess is {preprocess!r}: expected a rib_harness.Preprocess.",
+    )
+    expect(
+        declared in (None, preprocess.size),
+        f"its spec says input_size={declared}, its preprocessing {preprocess.size}.",
+    )
+    try:
+        with torch.no_grad():
+            trial.classifier(trial.images)
+    except Exception as error:
+        raise CheckError(
+            f"its encoder does not take what its preprocessing makes, (N, 3, {preprocess.size}, "
+            f"{preprocess.size}): {error}"
+        ) from error
+
+
+def check_backbone_copy_save_load(trial: BackboneTrial) -> None:
+    """A copy is independent and says the same; what is saved loads to the bit."""
+    classifier, images = trial.classifier, trial.images
+    before = classifier.fingerprint()
+    copy = classifier.copy().eval()
+    with torch.no_grad():
+        same = torch.equal(copy(images), classifier(images))
+        expect(same, "a copy of it (copy.deepcopy) gives other logits.")
+        for parameter in copy.parameters():
+            parameter.add_(1.0)
+    expect(
+        classifier.fingerprint() == before,
+        "a copy of it shares weights with it: keep modules and parameters as attributes, so that "
+        "copy.deepcopy copies them.",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        classifier.save(file)
+        loaded = copy.load(file).eval()
+    with torch.no_grad():
+        same = torch.equal(loaded(images), classifier(images))
+    expect(
+        same,
+        "saved and loaded into a copy, it gives other logits: what decides them must be a "
+        "parameter or a buffer (register_buffer), in the state dict.",
+    )
+
+
+def check_backbone_gradients(trial: BackboneTrial) -> None:
+    """Every trainable parameter gets a gradient from a cross-entropy."""
+    model = trial.classifier.copy().eval()
+    logits = model(trial.images)
+    F.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1]).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    expect(
+        not without,
+        f"{len(without)} of its parameters get no gradient from the loss, first {without[:1]}: "
+        "leave out what the logits do not depend on, and detach nothing in forward.",
+    )
+
+
+def check_backbone_identity(trial: BackboneTrial) -> None:
+    """identity() agrees with what build() gives."""
+    identity, classifier = trial.identity, trial.classifier
+    with torch.no_grad():
+        classes = classifier(trial.images).shape[1]
+    expect(
+        identity.classes == classes,
+        f"identity() says {identity.classes} classes, build() gives {classes} logits.",
+    )
+    expect(
+        identity.preprocess == classifier.preprocess,
+        f"identity() says {identity.preprocess}, build() gives {classifier.preprocess}.",
+    )
+    expect(bool(identity.weights), "identity() says no digest of the weights: they are in no key.")
+    text = {"text-tower", "projection"}
+    absent = set(identity.has) - text - set(parts_of(classifier.encoder))
+    expect(
+        not absent,
+        f"identity() says that it has {', '.join(sorted(absent))}, and its encoder has not: use "
+        "has=parts_of(encoder).",
+    )
+    expect(
+        ("text-tower" in identity.has) == hasattr(trial.bound.build(), "text_tower"),
+        "'text-tower' in identity().has and a method text_tower() belong together.",
+    )
+
+
+BACKBONE_CHECKS = (
+    check_backbone_builds,
+    check_backbone_same_twice,
+    check_backbone_shapes,
+    check_backbone_batch_equals_singles,
+    check_backbone_preprocess,
+    check_backbone_copy_save_load,
+    check_backbone_gradients,
+    check_backbone_identity,
+)

@@ -1,0 +1,194 @@
+"""What a dataset promises."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from rib_harness import images as images_module
+from rib_harness.catalog import Bound
+from rib_harness.errors import DataError
+from rib_harness.images import ImageSet
+from rib_harness.testing.network import no_network
+from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
+
+#: Classes of which a picture is decoded.
+CLASSES_DECODED = 20
+
+#: Words that say how to get data.
+_HOW = re.compile(r"https?://|rib-harness data|download|get it|obtain|fetch|ask for", re.IGNORECASE)
+
+
+@dataclass
+class DatasetTrial:
+    """One dataset under test.
+
+    Args:
+        bound: it, with its options.
+        data_root: the folder that holds datasets.
+    """
+
+    bound: Bound
+    data_root: Path | None = None
+
+    def open(self) -> ImageSet:
+        """It, opened once more, without the network.
+
+        Raises:
+            CheckSkipped: its data are not on this machine.
+        """
+        dataset = self.bound.build()
+        with no_network() as reached:
+            locate = getattr(dataset, "locate", None)
+            try:
+                if locate is not None:
+                    locate(self.data_root)
+            except DataError as error:
+                raise _absent(error) from error
+            try:
+                images = dataset.open(self.data_root)
+            except DataError as error:
+                if locate is None and not _about_columns(error):
+                    raise _absent(error) from error
+                raise CheckError(f"it does not open: {error}") from error
+        expect(not reached, f"opening it reaches for {', '.join(reached)}: {_SILENT}")
+        if not isinstance(images, ImageSet):
+            raise CheckError(f"open() gave {type(images).__name__}: return a rib_harness.ImageSet.")
+        return images
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """It, opened."""
+        return self.open()
+
+
+_SILENT = "never download in silence; raise a DataError that says how to get the data."
+
+
+def _absent(error: DataError) -> CheckSkipped:
+    return CheckSkipped(f"its data are not on this machine (--data-root): {error}")
+
+
+def _about_columns(error: DataError) -> bool:
+    """Whether an `ImageSet` refused its columns: the data are there, and wrong."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename == images_module.__file__
+
+
+def check_dataset_missing_data(trial: DatasetTrial) -> None:
+    """Without data it raises a DataError that names the folder and how to get them."""
+    with tempfile.TemporaryDirectory() as empty, no_network() as reached:
+        try:
+            trial.bound.build().open(Path(empty))
+        except DataError as error:
+            said = str(error)
+        except Exception as error:
+            raise CheckError(
+                f"without data it raises {type(error).__name__}: {error}. Raise a DataError that "
+                "names the folder and says how to get the data."
+            ) from error
+        else:
+            said = ""  # it is made, or lies elsewhere: nothing is missing
+        expect(not reached, f"without data it reaches for {', '.join(reached)}: {_SILENT}")
+        expect(
+            not said or empty in said,
+            f"without data it says {said!r}: name the folder where they were looked for.",
+        )
+    homepage = trial.bound.spec.homepage
+    expect(
+        not said or bool(_HOW.search(said)) or bool(homepage and homepage in said),
+        f"without data it says {said!r}: say how to get them (an address, or a command).",
+    )
+
+
+def check_dataset_stable(trial: DatasetTrial) -> None:
+    """Opened twice, it has the same images in the same order, and the same fingerprint."""
+    one, two = trial.images, trial.open()
+    expect(len(one) == len(two), f"opened twice, it has {len(one)} and {len(two)} images.")
+    same = np.array_equal(one.labels, two.labels) and list(one.names) == list(two.names)
+    expect(
+        same,
+        "opened twice, its images come in another order: sort the files, draw from a generator "
+        "with a seed.",
+    )
+    expect(bool(one.fingerprint), "it has no fingerprint: use fingerprint_of.")
+    expect(
+        one.fingerprint == two.fingerprint,
+        "opened twice, it has another fingerprint: hash the contents (fingerprint_of), not "
+        "times or paths.",
+    )
+
+
+def check_dataset_labels(trial: DatasetTrial) -> None:
+    """Its labels are whole numbers within its classes."""
+    images = trial.images
+    expect(
+        images.labels.dtype == np.int64 and images.labels.ndim == 1,
+        f"its labels are {images.labels.dtype} of shape {images.labels.shape}: expected int64, "
+        "(N,).",
+    )
+    declared = trial.bound.spec.classes
+    if declared is not None and not trial.bound.explicit:
+        expect(
+            declared == len(images.classes),
+            f"its spec says {declared} classes, it has {len(images.classes)}.",
+        )
+
+
+def check_dataset_class_map(trial: DatasetTrial) -> None:
+    """Its class map points into the label space."""
+    space = trial.bound.spec.label_space
+    ids = [i for one in trial.images.class_map for i in one]
+    outside = [i for i in ids if not 0 <= i < space.size]
+    expect(
+        not outside,
+        f"its class map has the id {outside[:1]}; {space.name} has 0 … {space.size - 1}.",
+    )
+
+
+def check_dataset_decodes(trial: DatasetTrial) -> None:
+    """The first, the last and one picture of each of the first classes can be decoded."""
+    images = trial.images
+    _, firsts = np.unique(images.labels, return_index=True)
+    for index in sorted({0, len(images) - 1, *map(int, firsts[:CLASSES_DECODED])}):
+        try:
+            picture = images.image(index)
+        except DataError as error:
+            raise CheckError(str(error)) from error
+        if images.cropped is not None:
+            expect(
+                picture.size == (images.cropped, images.cropped),
+                f"{images.names[index]} is {picture.size}, but it says cropped={images.cropped}.",
+            )
+
+
+def check_dataset_picklable(trial: DatasetTrial) -> None:
+    """It can be sent to another process, and reads the same picture there."""
+    images = trial.images
+    try:
+        again = pickle.loads(pickle.dumps(images))
+    except Exception as error:
+        raise CheckError(
+            f"it cannot be pickled ({error}): make `read` an object of a class at the top of a "
+            "module, no lambda or inner function, and hold no open file."
+        ) from error
+    same = np.array_equal(np.asarray(again.image(0)), np.asarray(images.image(0)))
+    expect(same, "pickled and back, it reads another picture.")
+
+
+DATASET_CHECKS = (
+    check_dataset_missing_data,
+    check_dataset_stable,
+    check_dataset_labels,
+    check_dataset_class_map,
+    check_dataset_decodes,
+    check_dataset_picklable,
+)

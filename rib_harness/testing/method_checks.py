@@ -1,0 +1,196 @@
+"""What a method promises, on backbones and images that are tiny."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rib_harness.engine.classifier import Classifier
+from rib_harness.errors import InterruptedRun
+from rib_harness.testing.method_trial import MethodTrial, watched
+from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
+
+
+def check_method_evaluates(trial: MethodTrial) -> None:
+    """Its result is a classifier in eval mode whose logits are finite."""
+    result = trial.result
+    expect(not result.training, "finetune gave a classifier in training mode: call .eval().")
+    for module in (result.encoder, result.head):
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                expect(bool(torch.isfinite(tensor).all()), f"{name} is not finite afterwards.")
+    logits = _answers(result)
+    expect(
+        logits.shape == (4, 10) and bool(torch.isfinite(logits).all()),
+        f"its result gives logits of shape {tuple(logits.shape)}, some not finite or not one for "
+        "each id of the label space.",
+    )
+
+
+def check_method_same_seed(trial: MethodTrial) -> None:
+    """With the same seed it makes the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        again = trial.run()
+    name = _difference(again, trial.result)
+    expect(
+        not name,
+        f"a second run with the same seed gives another {name}: draw from task.generator(name) "
+        "or inside task.seeded(name), and keep nothing between runs.",
+    )
+
+
+def check_method_leaves_pretrained(trial: MethodTrial) -> None:
+    """It changes nothing that it is given, and its result shares no weights with it."""
+    task = trial.task()
+    given: dict[str, nn.Module] = {"task.pretrained": task.pretrained}
+    given |= {f"the checkpoint {name}": one for name, one in task.checkpoints.items()}
+    before = {name: _clone(one.state_dict()) for name, one in given.items()}
+    result = trial.run(task)
+    own = {t.data_ptr() for t in result.state_dict().values() if t.numel()}
+    for name, one in given.items():
+        after = one.state_dict()
+        same = all(torch.equal(after[key], value) for key, value in before[name].items())
+        copy = "task.pretrained.copy(), or task.checkpoint(reference)"
+        expect(same, f"it changes {name}: work on a copy, {copy}.")
+        shared = own & {t.data_ptr() for t in after.values() if t.numel()}
+        expect(not shared, f"its result shares weights with {name}: return a copy, {copy}.")
+
+
+def check_method_trains(trial: MethodTrial) -> None:
+    """What trains is what its spec says, and frozen parameters keep their values."""
+    trains = trial.bound.spec.trains
+    pretrained, result = trial.task().pretrained, trial.result
+    moved = next((name for name in trial.updates if name), "")
+    expect(
+        not moved,
+        f"an update changed {moved}, which does not require gradients: change only what trains "
+        "in after_step.",
+    )
+    if trains == "nothing":
+        expect(
+            not trial.updates,
+            f"its spec says trains='nothing', and it made {len(trial.updates)} updates: say what "
+            "trains in the spec.",
+        )
+        return
+    if trains == "head":
+        name = _difference(result.encoder, pretrained.encoder)
+        expect(
+            not name,
+            f"its spec says trains='head', and encoder.{name} is not the pretrained one: freeze "
+            "the encoder (task.fit_head does), or say what trains.",
+        )
+    expect(
+        bool(_difference(result, pretrained)),
+        f"its spec says trains={trains!r}, and nothing has changed after 4 updates: call "
+        "task.fit, or say trains='nothing'.",
+    )
+
+
+def check_method_resumes(trial: MethodTrial) -> None:
+    """Interrupted and started again, it ends in the same weights."""
+    if not trial.updates:
+        raise CheckSkipped("it makes no update with task.fit, so nothing can be interrupted")
+    for stop in sorted({1, len(trial.updates) - 1}):
+        with tempfile.TemporaryDirectory() as folder:
+            task = trial.task(Path(folder))
+            with watched(stop_after=stop), suppress(InterruptedRun):
+                trial.run(task)
+            resumed = trial.run(trial.task(Path(folder)))
+        name = _difference(resumed, trial.result)
+        expect(
+            not name,
+            f"stopped after update {stop} of {len(trial.updates)} and started again, it ends with "
+            f"another {name}: what changes from update to update must be given to task.fit as "
+            "state={'name': object} with state_dict and load_state_dict.",
+        )
+
+
+def check_method_saves_and_loads(trial: MethodTrial) -> None:
+    """A checkpoint of its result loads into what is rebuilt, to the bit."""
+    method, pretrained = trial.bound.build(), trial.task().pretrained
+    rebuild = getattr(method, "rebuild", None)
+    if not trial.bound.spec.chooses:
+        mergeable = trial.bound.spec.mergeable
+        expect(
+            mergeable == (rebuild is None),
+            f"its spec says mergeable={mergeable}, and it has {'a' if rebuild else 'no'} method "
+            "`rebuild`: one of another architecture than the backbone has one, and no other.",
+        )
+    empty = rebuild(pretrained) if rebuild else pretrained.copy()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        trial.result.save(file)
+        try:
+            loaded = empty.load(file).eval()
+        except Exception as error:
+            raise CheckError(
+                f"its result does not load again ({error}): return the backbone's architecture, "
+                "or say mergeable=False and make yours in `rebuild`."
+            ) from error
+    expect(
+        torch.equal(_answers(loaded), _answers(trial.result)),
+        "saved and loaded, its result gives other logits: what decides them must be a parameter "
+        "or a buffer.",
+    )
+
+
+def check_method_neutral(trial: MethodTrial, same_as: str) -> None:
+    """A setting in which it should be another method, is.
+
+    Args:
+        trial: with the neutral options.
+        same_as: `"pretrained"`, `"ft"` (plain fine-tuning, whatever plugins there are), or a
+            reference of a method.
+    """
+    task = trial.task()
+    if same_as == "pretrained":
+        expected = task.pretrained
+    elif same_as == "ft":
+        expected = task.fit(task.pretrained.copy())
+    else:
+        expected = trial.of(trial.catalog.bind("method", same_as)).result
+    name = _difference(trial.result, expected, rtol=1e-4, atol=1e-6)
+    expect(
+        not name,
+        f"{trial.bound.label} should give what {same_as} gives, and {name} differs: the term "
+        "that the option weighs must vanish there, and draw nothing.",
+    )
+
+
+def _answers(model: Classifier) -> Tensor:
+    probe = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits: Tensor = model(probe)
+    return logits
+
+
+def _clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def _difference(one: nn.Module, two: nn.Module, rtol: float = 0.0, atol: float = 0.0) -> str:
+    """The first tensor in which two modules differ; empty if none."""
+    left, right = one.state_dict(), two.state_dict()
+    for name in {**left, **right}:
+        if name not in left or name not in right or left[name].shape != right[name].shape:
+            return name
+        if not torch.allclose(left[name].double(), right[name].double(), rtol=rtol, atol=atol):
+            return name
+    return ""
+
+
+METHOD_CHECKS = (
+    check_method_evaluates,
+    check_method_same_seed,
+    check_method_leaves_pretrained,
+    check_method_trains,
+    check_method_resumes,
+    check_method_saves_and_loads,
+)

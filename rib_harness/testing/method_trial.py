@@ -1,0 +1,147 @@
+"""One method under test: on a tiny backbone and tiny images, with all that its spec declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from rib_harness.catalog import Bound, Catalog
+from rib_harness.composition import calls_of, missing_parts, needs_of, reads_of
+from rib_harness.engine.classifier import Classifier
+from rib_harness.engine.device import seeded
+from rib_harness.engine.fit import _Fit
+from rib_harness.engine.task import Task
+from rib_harness.engine.text import TextTower
+from rib_harness.errors import InterruptedRun
+from rib_harness.testing.outcome import CheckError, CheckSkipped
+from rib_harness.testing.tiny import tiny_classifier, tiny_clip, tiny_images, tiny_task, tiny_vit
+
+Net = Callable[[], tuple[Classifier, TextTower | None]]
+
+#: Parts that methods may require → a tiny net that has them.
+NETS: dict[tuple[str, ...], Net] = {
+    ("batch-norm",): lambda: (tiny_classifier(), None),
+    ("blocks", "qkv"): lambda: (tiny_vit(), None),
+    ("text-tower", "projection"): tiny_clip,
+}
+
+#: Four updates in two epochs of three: a stop may come in either.
+RECIPE: dict[str, Any] = {"epochs": 2, "max_steps": 4}
+
+
+@dataclass(eq=False)
+class MethodTrial:
+    """One method under test.
+
+    Args:
+        bound: it, with its options.
+        catalog: where the methods that it needs or calls are.
+        net: makes the backbone and its text tower; None takes the first tiny one that has what
+            the method requires.
+        seed: of the run.
+    """
+
+    bound: Bound
+    catalog: Catalog
+    net: Net | None = None
+    seed: int = 0
+
+    def task(self, work: Path | None = None) -> Task:
+        """A tiny task with all that its spec declares, and nothing else."""
+        classifier, text = self._net()
+        held = any(one.bound.spec.holds_out for one in (self, *self._needs.values()))
+        return tiny_task(
+            pretrained=classifier,
+            checkpoints={
+                reference: one.result.copy().eval() for reference, one in self._needs.items()
+            },
+            methods={
+                reference: one.build()
+                for reference, one in calls_of(self.catalog, self.bound, "default").items()
+            },
+            datasets={name: tiny_images(16, seed=7) for name in reads_of(self.bound)},
+            held=tiny_images(12, seed=9) if held else None,
+            text=text,
+            work=work,
+            seed=self.seed,
+            **RECIPE,
+        )
+
+    def of(self, bound: Bound, seed: int = 0) -> MethodTrial:
+        """Another method on the same backbone."""
+        return MethodTrial(bound, self.catalog, self._net, self.seed + seed)
+
+    def run(self, task: Task | None = None) -> Classifier:
+        """Fine-tune as a run does: global generators are seeded around it."""
+        task = task or self.task()
+        with seeded("a step's key"):
+            result = self.bound.build().finetune(task)
+        if not isinstance(result, Classifier):
+            raise CheckError(
+                f"finetune gave {type(result).__name__}: return the Classifier, as task.fit does."
+            )
+        return result
+
+    @cached_property
+    def result(self) -> Classifier:
+        """What it makes of the task; to be read only."""
+        return self._straight[0]
+
+    @property
+    def updates(self) -> list[str]:
+        """For each update of the harness's loop the frozen parameter that it changed, or ""."""
+        return self._straight[1]
+
+    @cached_property
+    def _straight(self) -> tuple[Classifier, list[str]]:
+        task = self.task()
+        with watched() as seen:
+            return self.run(task), seen
+
+    @cached_property
+    def _needs(self) -> dict[str, MethodTrial]:
+        """What it starts from, each made once."""
+        needs = needs_of(self.catalog, self.bound, "default")
+        return {need.reference: self.of(need.method, need.seed) for need in needs}
+
+    @cached_property
+    def _net(self) -> Net:
+        if self.net is not None:
+            return self.net
+        lacking: list[str] = []
+        for has, net in NETS.items():
+            lacking = missing_parts(self.catalog, self.bound, has, "default")
+            if not lacking:
+                return net
+        raise CheckSkipped(f"no tiny backbone has all that it requires, as {', '.join(lacking)}")
+
+
+@contextmanager
+def watched(stop_after: int | None = None) -> Iterator[list[str]]:
+    """See every update of the harness's loop; interrupt it after so many.
+
+    Yields:
+        for each update the frozen parameter that it changed, else an empty text.
+    """
+    seen: list[str] = []
+    original = _Fit.update
+
+    def update(self: _Fit, batch: Any) -> Any:
+        if len(seen) == stop_after:
+            raise InterruptedRun
+        named = self.model.named_parameters()
+        frozen = {name: p.clone() for name, p in named if not p.requires_grad}
+        result = original(self, batch)
+        now = dict(self.model.named_parameters())
+        seen.append(next((n for n in frozen if not torch.equal(now[n], frozen[n])), ""))
+        return result
+
+    with mock.patch.object(_Fit, "update", update):
+        yield seen

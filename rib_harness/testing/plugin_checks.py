@@ -1,0 +1,184 @@
+"""What a plugin as a whole promises, and what each of its components says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from rib_harness.catalog import Component, Plugin
+from rib_harness.errors import ConfigError
+from rib_harness.hookspecs import REGISTRATION
+from rib_harness.options import REQUIRED, Reference, load_target
+from rib_harness.testing.fresh import Fresh, load_fresh
+from rib_harness.testing.network import no_network
+from rib_harness.testing.outcome import expect
+
+#: Seconds that loading a plugin may take. A light one takes milliseconds; the bound is generous,
+#: so that a busy machine fails nobody.
+SLOW = 10.0
+
+
+@dataclass
+class PluginTrial:
+    """One plugin under test.
+
+    Args:
+        plugin: of a catalog.
+    """
+
+    plugin: Plugin
+
+    @cached_property
+    def fresh(self) -> Fresh:
+        """What loading it in a fresh process does."""
+        return load_fresh(self.plugin.name, self.plugin.distribution)
+
+
+def check_plugin_loads(trial: PluginTrial) -> None:
+    """It loads."""
+    plugin = trial.plugin
+    expect(plugin.status == "ok", f"it is {plugin.status}: {plugin.reason}")
+
+
+def check_plugin_hooks(trial: PluginTrial) -> None:
+    """Its hooks have names that the harness knows, and every one is marked as a hook."""
+    reason = trial.plugin.reason
+    expect("is no hook of rib-harness" not in reason, f"{reason}. Rename it.")
+    bare = trial.fresh.bare
+    expect(
+        not bare,
+        f"{', '.join(bare)}: a hook's name without @hookimpl is never called. Put @hookimpl "
+        "(from rib_harness) above it.",
+    )
+
+
+def check_plugin_offers(trial: PluginTrial) -> None:
+    """It offers components or observes runs."""
+    expect(
+        bool(trial.plugin.components) or trial.fresh.observes,
+        f"it offers nothing: implement one of {', '.join(REGISTRATION)}, with @hookimpl.",
+    )
+
+
+def check_plugin_light(trial: PluginTrial) -> None:
+    """Loading it imports no heavy package, so that listing and planning stay quick."""
+    heavy = trial.fresh.heavy
+    expect(
+        not heavy,
+        f"loading it imports {', '.join(heavy)}. Import them in the modules that its specs' "
+        "targets name, or inside functions; the plugin's module only describes.",
+    )
+
+
+def check_plugin_fast(trial: PluginTrial, seconds: float = SLOW) -> None:
+    """It loads fast in a fresh process.
+
+    Args:
+        trial: of the plugin.
+        seconds: what it may take.
+    """
+    took = trial.fresh.seconds
+    expect(
+        took <= seconds,
+        f"loading it takes {took:.1f} s, more than {seconds:g}. Do the work when a component is "
+        "built, not when the plugin is imported.",
+    )
+
+
+def check_plugin_offline(trial: PluginTrial) -> None:
+    """Loading it touches no network."""
+    reached = trial.fresh.reached
+    expect(
+        not reached,
+        f"loading it reaches for {', '.join(reached)}. Listing plugins must work offline: "
+        "go there when a component is built.",
+    )
+
+
+def check_plugin_environment(trial: PluginTrial) -> None:
+    """Loading it leaves the environment's variables as they are."""
+    changed = trial.fresh.environment
+    expect(
+        not changed,
+        f"loading it changes {', '.join(changed)} in the environment, for every other plugin "
+        "too. Pass settings as arguments.",
+    )
+
+
+def check_plugin_random_state(trial: PluginTrial) -> None:
+    """Loading it neither seeds nor draws from the global generators."""
+    moved = trial.fresh.random
+    expect(
+        not moved,
+        f"loading it changes the global random state of {', '.join(moved)}. Use a generator of "
+        "your own: numpy.random.default_rng(seed).",
+    )
+
+
+def check_component_spec(component: Component) -> None:
+    """Its spec has a one-line summary and a licence.
+
+    The citation may be empty: what is an author's own has none yet.
+    """
+    spec = component.spec
+    expect(
+        bool(spec.summary.strip()) and "\n" not in spec.summary,
+        f"its summary is {spec.summary!r}: say in one line what it is, for lists.",
+    )
+    expect(
+        bool(spec.license.strip()),
+        "its spec says no licence: license='MIT', say, or the terms in a few words.",
+    )
+    expect(
+        spec.citation == spec.citation.strip(),
+        f"its citation is {spec.citation!r}: 'arXiv:2410.21582', a DOI, or '' for your own work.",
+    )
+
+
+def check_component_target(component: Component) -> None:
+    """Its target imports, without the network, and can be called."""
+    with no_network() as reached:
+        target = load_target(component.spec.target, component.what)
+    expect(not reached, f"importing its target reaches for {', '.join(reached)} on the network.")
+    expect(callable(target), f"its target is {target!r}: expected a class or a function.")
+
+
+def check_component_options(component: Component) -> None:
+    """Its options have defaults of their own types, and the defaults are accepted."""
+    signature = component.signature
+    has = {option.name: option.default for option in signature.options}
+    required = [name for name, default in has.items() if default == REQUIRED]
+    try:
+        # As if a user had written them: a default is not converted otherwise.
+        signature.bind({**dict.fromkeys(required, "x"), **_free(has)}, component.what)
+    except ConfigError as error:
+        problems = [p for p in error.problems if not any(f"option {r}=" in p for r in required)]
+        expect(not problems, f"a default does not fit its option's type: {'; '.join(problems)}")
+    if not required:
+        component.bind(Reference(component.spec.name)).build()
+
+
+def _free(defaults: dict[str, object]) -> dict[str, object]:
+    """The defaults that there are."""
+    return {name: value for name, value in defaults.items() if value != REQUIRED}
+
+
+PLUGIN_CHECKS = (
+    check_plugin_loads,
+    check_plugin_hooks,
+    check_plugin_offers,
+    check_plugin_light,
+    check_plugin_fast,
+    check_plugin_offline,
+    check_plugin_environment,
+    check_plugin_random_state,
+)
+
+#: Kind → checks of what a component says of itself. A suite has no target; a metric no options.
+COMPONENT_CHECKS = {
+    "backbone": (check_component_spec, check_component_target, check_component_options),
+    "dataset": (check_component_spec, check_component_target, check_component_options),
+    "method": (check_component_spec, check_component_target, check_component_options),
+    "metric": (check_component_spec, check_component_target),
+    "suite": (check_component_spec,),
+}

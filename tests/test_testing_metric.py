@@ -1,0 +1,223 @@
+"""Every check of a metric: some that pass all, and for each check some that fail it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rib_harness import Features, InapplicableError, Matrix, MetricSpec, Scores
+from rib_harness.catalog import Catalog
+from rib_harness.errors import ConfigError
+from rib_harness.testing import (
+    Check,
+    Golden,
+    catalog_with,
+    checks_of,
+    matrix_of,
+    scores_of,
+    tiny_features,
+    tiny_scores,
+)
+from rib_harness.testing.metric_checks import METRIC_CHECKS, check_metric_golden
+from rib_harness.testing.metric_inputs import inputs
+
+SPEC = MetricSpec(
+    name="number", target="", summary="A number.", license="MIT", level="scores", range=(0.0, 100.0)
+)
+
+
+def accuracy(scores: Scores) -> float:
+    if not len(scores):
+        raise InapplicableError("No image.")
+    return 100 * float(scores.correct.mean())
+
+
+def mean_nll(scores: Scores) -> float:
+    return float(scores.column("nll").mean())
+
+
+def mean_change(matrix: Matrix) -> dict[str, dict[str, float]]:
+    return {i: {j: matrix.change(i, j) for j in js} for i, js in matrix.pairs.items()}
+
+
+def moved(before: Features, after: Features) -> float:
+    return float(np.linalg.norm(before.features - after.features, axis=1).mean())
+
+
+def apart(one: Features, other: Features) -> float:
+    return float(np.linalg.norm(one.features.mean(0) - other.features.mean(0)))
+
+
+LESS: dict[str, Any] = {"higher_is_better": False, "range": (0.0, float("inf"))}
+GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (accuracy, {}),
+    (mean_nll, LESS),
+    (mean_change, {"level": "matrix", "range": (-100.0, 100.0)}),
+    (moved, {"level": "drift", **LESS}),
+    (apart, {"level": "distance", **LESS}),
+]
+
+
+def of_two(scores: Scores, other: Scores) -> float:
+    return 0.0
+
+
+def a_text(scores: Scores) -> str:
+    return "good"
+
+
+def a_truth(scores: Scores) -> bool:
+    return True
+
+
+def the_first(scores: Scores) -> float:
+    return float(scores.column("confidence")[0])
+
+
+def the_first_member(matrix: Matrix) -> float:
+    return matrix.change(matrix.members[0], matrix.members[1])
+
+
+def of_the_first_piece(scores: Scores) -> float:
+    return float(scores.table["confidence"].chunk(0).to_numpy().mean())
+
+
+def a_constant(scores: Scores) -> float:
+    return 50.0
+
+
+def leaving_nan_out(scores: Scores) -> float:
+    return float(np.nanmean(scores.column("confidence")))
+
+
+def zero_for_nan(matrix: Matrix) -> float:
+    changes = [matrix.change(i, j) for i, js in matrix.pairs.items() for j in js]
+    return float(np.nan_to_num(changes).mean())
+
+
+def zero_of_nothing(scores: Scores) -> float:
+    return 100 * float(scores.correct.sum()) / max(len(scores), 1)
+
+
+def dividing_by_nothing(scores: Scores) -> float:
+    return 100 * int(scores.correct.sum()) / len(scores)
+
+
+MATRIX: dict[str, Any] = {"level": "matrix", "range": (-100.0, 100.0)}
+
+#: Check, what is broken, its spec's changes, and a part of the message.
+BAD: list[tuple[str, Callable[..., Any], dict[str, Any], str]] = [
+    ("signature", of_two, {}, "TypeError: of_two() missing 1 required positional argument"),
+    ("signature", a_text, {}, "it gave 'good': return a float, or a dict of floats"),
+    ("signature", a_truth, {}, "it gave True: return a float"),
+    ("permutation", the_first, {}, "with its images in another order it gives"),
+    ("permutation", the_first_member, MATRIX, "with its datasets in another order it gives"),
+    ("split", of_the_first_piece, {}, "of the same images in three pieces it gives"),
+    ("range", accuracy, {"range": (0.0, 1.0)}, "its spec says range=(0.0, 1.0): mend one of the"),
+    ("direction", accuracy, {"higher_is_better": False}, "gives 100 where nothing is wrong and 0"),
+    ("direction", a_constant, {}, "it gives 50 where nothing is wrong and 50 where all is"),
+    ("nan", leaving_nan_out, {}, "with a NaN in the confidence of one image it gives 0."),
+    ("nan", zero_for_nan, MATRIX, "with a NaN in A_pre of a it gives"),
+    ("empty", zero_of_nothing, {}, "of nothing it gives [0.0]: raise an InapplicableError"),
+    ("empty", dividing_by_nothing, {}, "of nothing it raises ZeroDivisionError"),
+]
+
+
+def checks_on(target: Any, golden: tuple[Golden, ...] = (), **spec: Any) -> dict[str, Check]:
+    """Check → itself, for a metric that no package offers."""
+    catalog = catalog_with((replace(SPEC, **spec), target), base=Catalog())
+    checks = checks_of("testing", catalog, golden=golden)
+    return {c.id.rpartition("/")[2]: c for c in checks if c.id.startswith("metric/")}
+
+
+@pytest.mark.parametrize(("target", "spec"), GOOD)
+def test_a_good_one_passes_every_check(target: Any, spec: dict[str, Any]) -> None:
+    results = {name: one.outcome()["result"] for name, one in checks_on(target, **spec).items()}
+    assert set(results.values()) == {"ok"}
+    assert ("split" in results) == (spec.get("level", "scores") == "scores")
+
+
+@pytest.mark.parametrize(("check", "target", "spec", "said"), BAD, ids=lambda value: None)
+def test_a_bad_one_fails_its_check(
+    check: str, target: Any, spec: dict[str, Any], said: str
+) -> None:
+    """Source: what was broken here."""
+    found = checks_on(target, **spec)[check].outcome()
+    assert found["result"] == "failed"
+    assert said in found["reason"]
+
+
+def test_every_check_has_one_that_fails_it() -> None:
+    """Source: the kit's own list."""
+    names = {"-".join(function.__name__.split("_")[2:]) for function in METRIC_CHECKS}
+    assert names == {check for check, *_ in BAD}
+
+
+def test_one_that_does_not_apply_is_skipped_with_its_own_words() -> None:
+    def never(scores: Scores) -> float:
+        raise InapplicableError("It needs the moon.")
+
+    found = {name: check.outcome() for name, check in checks_on(never).items()}
+    assert found["range"]["result"] == "skipped"
+    assert found["range"]["reason"].endswith("the kit's inputs: It needs the moon.")
+    assert found["empty"]["result"] == "ok"
+
+
+# Golden values
+
+FOUR = scores_of(label=[0, 1, 2, 3], prediction=[0, 1, 2, 0])
+TWO = matrix_of({"a": 50, "b": 60}, {"a": {"a": 90, "b": 55}, "b": {"a": 60, "b": 90}})
+
+
+def test_golden_values() -> None:
+    """Source: counted by hand; three of four are right."""
+    golden = (Golden("number", (FOUR,), 75), Golden("number", (FOUR,), 74))
+    checks = checks_on(accuracy, golden)
+    assert checks["golden-0"].outcome()["result"] == "ok"
+    assert checks["golden-1"].outcome()["reason"] == "it gives 75; its author says 74."
+    assert checks["golden-1"].function is check_metric_golden
+    tolerant = checks_on(accuracy, (Golden("number", (FOUR,), 74, tolerance=1),))
+    assert tolerant["golden-0"].outcome()["result"] == "ok"
+
+
+def test_golden_values_by_source_and_dataset() -> None:
+    """Source: subtracted by hand."""
+    right, wrong = {"a": {"b": -5}, "b": {"a": 10}}, {"a": {"b": -5}, "b": {"a": 9}}
+    golden = (Golden("number", (TWO,), right), Golden("number", (TWO,), wrong))
+    checks = checks_on(mean_change, golden, **MATRIX)
+    assert checks["golden-0"].outcome()["result"] == "ok"
+    said = checks["golden-1"].outcome()["reason"]
+    assert said == "it gives a → b -5, b → a 10; its author says a → b -5, b → a 9."
+
+
+def test_a_golden_value_of_another_metric_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"offers no 'numbre'\. Did you mean 'number'"):
+        checks_on(accuracy, (Golden("numbre", (FOUR,), 75),))
+
+
+# Inputs
+
+
+def test_tiny_scores_are_those_of_a_softmax() -> None:
+    """Source: what each column says of the others."""
+    scores = tiny_scores(200, classes=4)
+    confidence, nll = scores.column("confidence"), scores.column("nll")
+    np.testing.assert_allclose(np.exp(-nll[scores.correct]), confidence[scores.correct], rtol=1e-5)
+    assert (scores.column("brier") <= 2).all() and 0.3 < scores.correct.mean() < 0.95
+    assert scores.column("top5").all()  # of four classes
+
+
+def test_a_matrix_by_hand_has_the_known_mri() -> None:
+    """Source: RI_a = −5, RI_b = 10."""
+    assert TWO.mri == 2.5 and TWO.complete
+
+
+def test_shifted_features_are_elsewhere() -> None:
+    """Source: the shift."""
+    near, far = tiny_features(seed=1), tiny_features(seed=1, shift=3.0)
+    assert moved(tiny_features(), near) < moved(tiny_features(), far)
+    assert len(inputs("drift")) == len(inputs("distance")) == 2

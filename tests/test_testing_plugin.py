@@ -1,0 +1,235 @@
+"""Every check of a plugin and of its specs: one that passes all, and for each some that fail it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rib_harness import DatasetSpec, LabelSpace, MethodSpec
+from rib_harness.catalog import Catalog, load_catalog
+from rib_harness.testing import (
+    Check,
+    CheckError,
+    FakeSite,
+    PluginTrial,
+    catalog_with,
+    checks_of,
+    plugin_in_memory,
+)
+from rib_harness.testing.plugin_checks import (
+    COMPONENT_CHECKS,
+    PLUGIN_CHECKS,
+    check_plugin_fast,
+)
+
+GOOD = """
+from rib_harness import MethodSpec, hookimpl
+
+RIB_PLUGIN_API = 1
+
+@hookimpl
+def register_methods():
+    return [MethodSpec(name="mine", target="fake_{name}.mine:Mine", summary="It.", license="MIT")]
+"""
+HOOK = "@hookimpl\ndef register_methods"
+
+#: Check, what is added before or changed in the good one, and a part of the message.
+BAD: list[tuple[str, str, tuple[str, str], str]] = [
+    ("loads", "import no_such_package\n", ("", ""), "it is broken: ModuleNotFoundError: No module"),
+    ("loads", "", ("API = 1", "API = 0"), "it is incompatible: "),
+    ("loads", "import sys\nsys.exit(3)\n", ("", ""), "it is broken: SystemExit: 3"),
+    ("hooks", "", ("register_methods", "register_method"), "Did you mean 'register_methods'"),
+    ("hooks", "", (HOOK, "def register_methods"), "a hook's name without @hookimpl is never cal"),
+    ("offers", "", (HOOK, "def register_methods"), "it offers nothing: implement one of register"),
+    ("light", "import pandas\n", ("", ""), "loading it imports pandas. Import them in the modules"),
+    ("offline", "import socket\nsocket.getaddrinfo('example.org', 80)\n", ("", ""),
+     "loading it reaches for example.org. Listing plugins must work offline"),
+    ("environment", "import os\nos.environ['MY_VARIABLE'] = '1'\n", ("", ""),
+     "loading it changes MY_VARIABLE in the environment"),
+    ("random-state", "import random\nrandom.seed(0)\n", ("", ""), "global random state of random."),
+    ("random-state", "import numpy\nnumpy.random.seed(0)\n", ("", ""), "random state of numpy."),
+]  # fmt: skip
+
+COUNTER = itertools.count()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[FakeSite]:
+    with FakeSite(tmp_path / "site") as made:
+        yield made
+    os.environ.pop("MY_VARIABLE", None)  # a bad one was loaded in this process, too
+
+
+def plugin(
+    site: FakeSite, before: str = "", change: tuple[str, str] = ("", "")
+) -> dict[str, Check]:
+    """Check → itself, for a plugin in a folder of its own."""
+    name = f"plugin{next(COUNTER)}"
+    text = before + (GOOD.replace(*change) if change[0] else GOOD).replace("{name}", name)
+    method = "class Mine:\n    def finetune(self, task):\n        ...\n"
+    site.add(name, {f"fake_{name}/plugin.py": text, f"fake_{name}/mine.py": method})
+    return {c.id: c for c in checks_of(name, site.load())}
+
+
+def test_a_good_one_passes_every_check(site: FakeSite) -> None:
+    checks = plugin(site)
+    own = [c for id, c in checks.items() if c.function in PLUGIN_CHECKS or id.endswith("/target")]
+    assert {check.outcome()["result"] for check in own} == {"ok"}
+    assert len(own) == len(PLUGIN_CHECKS) + 1
+
+
+@pytest.mark.parametrize(("check", "before", "change", "said"), BAD, ids=lambda value: None)
+def test_a_bad_one_fails_its_check(
+    check: str, before: str, change: tuple[str, str], said: str, site: FakeSite
+) -> None:
+    """Source: what was broken here."""
+    found = plugin(site, before, change)[f"plugin/{check}"].outcome()
+    assert found["result"] == "failed"
+    assert said in found["reason"]
+
+
+def test_a_slow_one_is_told(site: FakeSite) -> None:
+    """Source: a bound that nothing keeps."""
+    plugin(site)
+    trial = PluginTrial(site.load().plugins[0])
+    check_plugin_fast(trial)
+    with pytest.raises(CheckError, match=r"more than 0\. Do the work when a component is built"):
+        check_plugin_fast(trial, seconds=0)
+
+
+def test_every_check_has_one_that_fails_it() -> None:
+    """Source: the kit's own list; `fast` is above."""
+    names = {"-".join(function.__name__.split("_")[2:]) for function in PLUGIN_CHECKS}
+    assert names == {check for check, *_ in BAD} | {"fast"}
+
+
+def test_an_observer_offers_something(site: FakeSite) -> None:
+    observer = "@hookimpl\ndef run_started(event):\n    ...\n"
+    change = (GOOD[GOOD.index("@hookimpl") :], observer)
+    assert plugin(site, change=change)["plugin/offers"].outcome()["result"] == "ok"
+
+
+def test_what_is_in_memory_only_is_not_loaded_afresh() -> None:
+    spec = replace(METHOD, target="a.b:C")
+    point = plugin_in_memory("mine", register_methods=lambda: [spec])
+    checks = {c.id: c for c in checks_of("mine", load_catalog(entry_points=[point], environ={}))}
+    assert checks["plugin/loads"].outcome()["result"] == "ok"
+    found = checks["plugin/light"].outcome()
+    assert found["result"] == "skipped" and "it is not installed" in found["reason"]
+
+
+# Specs
+
+METHOD = MethodSpec(name="mine", target="", summary="A method.", license="MIT")
+REACHING = '''
+import socket
+try:
+    socket.create_connection(("example.org", 80))
+except Exception:
+    pass
+
+class Mine:
+    """Imported from afar."""
+'''
+
+
+class Mine:
+    """A method.
+
+    Args:
+        alpha: an option.
+    """
+
+    def __init__(self, alpha: float = 1.0):
+        self.alpha = alpha
+
+
+class WithATextForANumber:
+    def __init__(self, alpha: float = "much"):  # type: ignore[assignment]
+        self.alpha = alpha
+
+
+class RefusingItsDefault:
+    def __init__(self, alpha: float = -1.0):
+        raise ValueError("expected alpha ≥ 0")
+
+
+class OneOptionNeeded:
+    def __init__(self, old: int, alpha: float = 1.0):
+        self.old = old
+
+
+#: Check, the target, its spec's changes, and a part of the message.
+BAD_SPECS: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("spec", Mine, {"summary": " "}, "its summary is ' ': say in one line what it is"),
+    ("spec", Mine, {"summary": "a\nb"}, "say in one line what it is"),
+    ("spec", Mine, {"license": ""}, "its spec says no licence"),
+    ("spec", Mine, {"citation": " "}, "its citation is ' '"),
+    ("target", 3, {}, "its target is 3: expected a class or a function"),
+    ("options", WithATextForANumber, {}, "a default does not fit its option's type"),
+    ("options", RefusingItsDefault, {}, "ValueError: expected alpha ≥ 0"),
+]  # fmt: skip
+
+
+def checks_on(target: Any, spec: Any = METHOD, **changes: Any) -> dict[str, Check]:
+    """Check → itself, for a component that no package offers."""
+    catalog = catalog_with((replace(spec, **changes), target), base=Catalog())
+    return {c.id.rpartition("/")[2]: c for c in checks_of("testing", catalog) if "mine" in c.id}
+
+
+@pytest.mark.parametrize("target", [Mine, OneOptionNeeded])
+def test_a_good_component_passes(target: Any) -> None:
+    checks = checks_on(target)
+    assert [checks[n].outcome()["result"] for n in ("spec", "target", "options")] == ["ok"] * 3
+
+
+def test_a_dataset_in_a_place_passes() -> None:
+    """A default that is no value of its own type: a place that is not given."""
+
+    class Placed:
+        def __init__(self, at: Path | None = None, kinds: tuple[str, ...] = ("a",)):
+            self.at = at
+
+    spec = DatasetSpec(
+        name="mine", target="", summary="It.", license="MIT", label_space=LabelSpace("tens", 10)
+    )
+    assert checks_on(Placed, spec)["options"].outcome()["result"] == "ok"
+
+
+@pytest.mark.parametrize(("check", "target", "spec", "said"), BAD_SPECS, ids=lambda value: None)
+def test_a_bad_component_fails_its_check(
+    check: str, target: Any, spec: dict[str, Any], said: str
+) -> None:
+    """Source: what was broken here."""
+    found = checks_on(target, **spec)[check].outcome()
+    assert found["result"] == "failed"
+    assert said in found["reason"]
+
+
+def test_a_target_that_does_not_import_is_told(site: FakeSite) -> None:
+    checks = plugin(site, change=(".mine:Mine", ".his:Mine"))
+    found = checks["method/mine/target"].outcome()
+    assert found["result"] == "failed" and "could not be loaded from fake_plugin" in found["reason"]
+
+
+def test_a_target_that_reaches_for_the_network_is_told(site: FakeSite) -> None:
+    (site.folder / "fake_afar.py").write_text(REACHING)
+    spec = replace(METHOD, target="fake_afar:Mine")
+    point = plugin_in_memory("afar", register_methods=lambda: [spec])
+    checks = {c.id: c for c in checks_of("afar", load_catalog(entry_points=[point], environ={}))}
+    found = checks["method/mine/target"].outcome()
+    assert found["result"] == "failed"
+    assert "importing its target reaches for example.org" in found["reason"]
+
+
+def test_every_check_of_a_spec_has_one_that_fails_it() -> None:
+    """Source: the kit's own list."""
+    functions = {function for checks in COMPONENT_CHECKS.values() for function in checks}
+    names = {"-".join(function.__name__.split("_")[2:]) for function in functions}
+    assert names == {check for check, *_ in BAD_SPECS}

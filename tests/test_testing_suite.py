@@ -1,0 +1,87 @@
+"""Every check of a suite: one that passes all, and for each check some that fail it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rib_harness import BackboneSpec, DatasetSpec, LabelSpace, SuiteSpec
+from rib_harness.catalog import Catalog
+from rib_harness.testing import Check, catalog_with, checks_of
+from rib_harness.testing.suite_checks import SUITE_CHECKS
+
+TENS, ELEVENS = LabelSpace("tens", 10), LabelSpace("elevens", 11)
+REST: dict[str, Any] = {"target": "", "summary": "It.", "license": "MIT"}
+OTHERS = [
+    *(DatasetSpec(name=name, label_space=TENS, **REST) for name in ("a", "b", "val")),
+    DatasetSpec(name="of-elevens", label_space=ELEVENS, **REST),
+    BackboneSpec(name="net", label_space=TENS, **REST),
+    BackboneSpec(name="net-of-elevens", label_space=ELEVENS, **REST),
+]
+SPEC = SuiteSpec(
+    name="suite",
+    summary="A suite.",
+    license="MIT",
+    label_space=TENS,
+    members=("a", "b"),
+    references=("val",),
+    shares=(("a", "val"),),
+    backbone="net",
+    recipe={"lr": 0.1},
+    presets={"paper": {"epochs": 3}},
+)
+
+#: Check, the changes of the spec that break it, and a part of the message.
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("datasets", {"members": ("a", "c")}, "its dataset 'c' is not to be had: No dataset is called"),
+    ("datasets", {"references": ("vla",)}, "Did you mean 'val'"),
+    ("datasets", {"members": ("a",)}, "it has one member: RI compares a dataset with the others"),
+    ("datasets", {"members": ("a", "b", "val")}, "it names val twice"),
+    ("backbone", {"backbone": "nett"}, "its backbone 'nett' is not to be had"),
+    ("backbone", {"backbone": "net:x=1"}, "has no option 'x'"),
+    (
+        "label-spaces",
+        {"members": ("a", "of-elevens")},
+        "over tens (10), its dataset of-elevens ove",
+    ),
+    (
+        "label-spaces",
+        {"backbone": "net-of-elevens"},
+        "its backbone net-of-elevens over elevens (11",
+    ),
+    ("shares", {"shares": (("a", "x"),)}, "its `shares` name x: neither a member nor a reference"),
+    ("recipe", {"recipe": {"lr": -1}}, "its recipe is not valid"),
+    ("recipe", {"presets": {"paper": {"epoch": 3}}}, "its recipe is not valid"),
+]
+
+
+class Anything:
+    """Nothing of it is built."""
+
+
+def checks_on(**spec: Any) -> dict[str, Check]:
+    """Check → itself, for a suite that no package offers."""
+    offers = [(one, Anything) for one in OTHERS]
+    catalog = catalog_with((replace(SPEC, **spec), None), *offers, base=Catalog())
+    found = checks_of("testing", catalog)
+    return {c.id.rpartition("/")[2]: c for c in found if c.id.startswith("suite/")}
+
+
+def test_a_good_one_passes_every_check() -> None:
+    assert {check.outcome()["result"] for check in checks_on().values()} == {"ok"}
+
+
+@pytest.mark.parametrize(("check", "spec", "said"), BAD, ids=lambda value: None)
+def test_a_bad_one_fails_its_check(check: str, spec: dict[str, Any], said: str) -> None:
+    """Source: what was broken here."""
+    found = checks_on(**spec)[check].outcome()
+    assert found["result"] == "failed"
+    assert said in found["reason"]
+
+
+def test_every_check_has_one_that_fails_it() -> None:
+    """Source: the kit's own list."""
+    names = {"-".join(function.__name__.split("_")[2:]) for function in SUITE_CHECKS}
+    assert names == {check for check, *_ in BAD}
