@@ -58,6 +58,7 @@ FIRST_PARTY = frozenset(
         "rib-plugin-imagenet-ood",
         "rib-plugin-metrics",
         "rib-plugin-open-clip",
+        "rib-plugin-runlog",
         "rib-plugin-timm",
         "rib-plugin-torchvision",
     }
@@ -87,6 +88,8 @@ class Plugin:
         editable: whether it is installed in editable mode.
         commit: the VCS commit it was installed from, if known.
         folder: where it lies, if it is editable.
+        source: how it was installed: index, editable, local, url, git (or another VCS), unknown.
+        url: of what was installed, if it came from no index; without user name and password.
     """
 
     name: str
@@ -100,6 +103,23 @@ class Plugin:
     editable: bool = False
     commit: str = ""
     folder: str = ""
+    source: str = "unknown"
+    url: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Its source for tables: `index`, `editable`, `git 5e1f0ab`."""
+        return f"{self.source} {self.commit[:7]}" if self.commit else self.source
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """Which code this is: distribution, version, editable or not, commit."""
+        return {
+            "distribution": self.distribution,
+            "version": self.version,
+            "editable": self.editable,
+            "commit": self.commit or _checkout(self.folder),
+        }
 
 
 @dataclass(frozen=True)
@@ -160,10 +180,7 @@ class Component:
             "kind": self.spec.kind,
             "target": self.spec.target,
             "plugin": plugin.name,
-            "distribution": plugin.distribution,
-            "version": plugin.version,
-            "editable": plugin.editable,
-            "commit": plugin.commit or _checkout(plugin.folder),
+            **plugin.code,
         }
 
 
@@ -305,7 +322,7 @@ class Catalog:
         """The component of a short name or a canonical id.
 
         Raises:
-            UnknownComponentError: with the nearest names.
+            UnknownComponentError: with the nearest names, or with the plugin to install.
             AmbiguousComponentError: a short name that several plugins use.
             PluginError: the plugin that the name points to did not load.
         """
@@ -323,15 +340,20 @@ class Catalog:
                 f"{len(matches)} {kind}s are called {name!r}: {listed}. Use the full id."
             )
         self._explain_missing_plugin(kind, name)
+        # Read when needed only: most starts never look into it.
+        from rib_harness.registry import load_registry
+
         known = set(components) if "/" in name else {c.spec.name for c in components.values()}
         if kind == "backbone":
             known |= {variant.alias for _, variant in self.aliases()}
-        message = f"No {kind} is called {name!r}.{nearest(name, known)}"
+        away = load_registry().install_hint(kind, name, {p.distribution for p in self.plugins})
+        message = f"No {kind} is called {name!r}.{'' if away else nearest(name, known)}"
         hurt = [p for p in self.plugins if p.status != "ok"]
         if hurt:
             listed = ", ".join(f"{p.name} ({p.status}: {p.reason})" for p in hurt)
             message += f" These plugins did not load and may offer it: {listed}."
-        raise UnknownComponentError(f"{message} See `rib-harness list {kind}s`.")
+        message += f" See `rib-harness list {kind}s`."
+        raise UnknownComponentError(f"{message} It is {away}" if away else message)
 
     def _explain_missing_plugin(self, kind: str, name: str) -> None:
         plugin_name, slash, _ = name.partition("/")
@@ -376,13 +398,14 @@ class Catalog:
                         yield component, variant
 
     def notify(self, event: Event, log: Any) -> None:
-        """Call the observers; what one raises is logged and changes nothing."""
+        """Call the observers; what one raises is logged and changes nothing, `sys.exit` too."""
         if self._manager is None:
             return
         for impl in getattr(self._manager.hook, event.name).get_hookimpls():
             try:
-                impl.function(**({"event": event} if "event" in impl.argnames else {}))
-            except Exception:
+                with redirect_stdout(sys.stderr):  # stdout is for results
+                    impl.function(**({"event": event} if "event" in impl.argnames else {}))
+            except (Exception, SystemExit):
                 log.exception("the observer %s.%s failed", impl.plugin_name, event.name)
 
 
@@ -575,24 +598,40 @@ def _checkout(folder: str) -> str:
 
 def _plugin(point: metadata.EntryPoint, status: Status, **facts: Any) -> Plugin:
     name, version = _distribution(point)
+    return Plugin(name=point.name, distribution=name, version=version, status=status,
+                  **_origin(point), **facts)  # fmt: skip
+
+
+def _origin(point: metadata.EntryPoint) -> dict[str, Any]:
+    """Where the distribution was installed from, as its direct_url.json says (PEP 610)."""
+    if point.dist is None:
+        return {}
+    text = point.dist.read_text("direct_url.json")
+    if text is None:  # installed by name
+        return {"source": "index"}
     origin: Any = {}
-    if point.dist is not None:
-        with suppress(ValueError):
-            origin = json.loads(point.dist.read_text("direct_url.json") or "{}")
+    with suppress(ValueError):
+        origin = json.loads(text)
 
     def said(section: str, field: str) -> Any:
-        """A field of direct_url.json, which installers write and anyone may have edited."""
+        """A field of the file, which installers write and anyone may have edited."""
         inner = origin.get(section) if isinstance(origin, dict) else None
         return inner.get(field) if isinstance(inner, dict) else None
 
     url = str(origin.get("url", "")) if isinstance(origin, dict) else ""
-    return Plugin(
-        name=point.name,
-        distribution=name,
-        version=version,
-        status=status,
-        editable=bool(said("dir_info", "editable")),
-        commit=str(said("vcs_info", "commit_id") or ""),
-        folder=url2pathname(urlsplit(url).path) if said("dir_info", "editable") else "",
-        **facts,
-    )
+    editable = bool(said("dir_info", "editable"))
+    commit = str(said("vcs_info", "commit_id") or "")
+    return {
+        "source": _source(url, editable, str(said("vcs_info", "vcs") or ("git" if commit else ""))),
+        "url": re.sub(r"^([\w+.-]+://)[^/@]*@", r"\1", url),
+        "editable": editable,
+        "commit": commit,
+        "folder": url2pathname(urlsplit(url).path) if editable else "",
+    }
+
+
+def _source(url: str, editable: bool, vcs: str) -> str:
+    """One word for where something was installed from, if not from an index."""
+    if editable or vcs or not url:
+        return "editable" if editable else vcs or "unknown"
+    return "local" if url.startswith("file:") else "url"

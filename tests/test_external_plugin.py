@@ -132,6 +132,7 @@ def listed(site: Path) -> dict[str, dict[str, Any]]:
 def test_an_installed_package_is_listed(listed: dict[str, dict[str, Any]]) -> None:
     plugin = dict(listed["rib-mine"])
     assert isinstance(plugin.pop("seconds"), float)
+    assert plugin.pop("url").endswith("/rib_mine-1.5-py3-none-any.whl")
     assert plugin == {
         "name": "mine",
         "distribution": "rib-mine",
@@ -140,8 +141,10 @@ def test_an_installed_package_is_listed(listed: dict[str, dict[str, Any]]) -> No
         "reason": "",
         "components": {"method": ["mine/mine"]},
         "heavy": [],
+        "source": "local",
         "editable": False,
         "commit": "",
+        "registry": None,
     }
 
 

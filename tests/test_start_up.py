@@ -187,7 +187,7 @@ def test_every_variable_is_named_after_its_option(verb: str) -> None:
 
 
 def test_no_option_and_no_setting_was_forgotten_here() -> None:
-    assert set(options("run")) == {*VARIABLES, "dry-run"}
+    assert set(options("run")) == {*VARIABLES, "dry-run", "reproduce"}
     fields = {field.replace("_", "-") for field in RunConfig.model_fields}
     assert fields - {"recipe"} == set(VARIABLES) - {"set", "config"}
 

@@ -31,6 +31,11 @@ VERBS = {
     "list": "List components: backbones, datasets, methods, metrics or suites.",
     "show": "Show one component with its options.",
     "list-plugins": "List the installed plugins.",
+    "new-plugin": "Write a package for a plugin of your own, which works as it is.",
+    "check-plugin": "Check that a plugin keeps what plugins promise.",
+    "describe-plugin": "Describe an installed plugin, also as an entry for the registry.",
+    "registry": "List the known plugins, installed or not.",
+    "plugins": "Install, upgrade or uninstall a plugin.",
 }
 
 

@@ -3,46 +3,66 @@
 from __future__ import annotations
 
 import json
+import os
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rib_harness.cli.options import json_flag, no_plugin
+
+if TYPE_CHECKING:
+    from rib_harness.catalog import Plugin
+    from rib_harness.registry import Registry
 
 
 @click.command("list-plugins")
 @json_flag
 @no_plugin
 def command(as_json: bool, no_plugin: tuple[str, ...]) -> None:
-    """List the installed plugins: where they come from, whether they load, what they offer."""
-    from rib_harness.catalog import load_catalog
+    """List the installed plugins: where they come from, whether they load, what they offer.
 
-    catalog = load_catalog(block=no_plugin)
+    Where from: index (by name), editable, local (a file or folder), url, or the commit of a
+    checkout; then its tier in the registry of known plugins, see `rib-harness registry list`.
+    """
+    from rib_harness.catalog import load_catalog
+    from rib_harness.registry import load_registry
+
+    plugins, registry = load_catalog(block=no_plugin).plugins, load_registry()
+    _tell_unknown({plugin.name for plugin in plugins})
     if as_json:
-        click.echo(
-            json.dumps(
-                [
-                    {
-                        "name": plugin.name,
-                        "distribution": plugin.distribution,
-                        "version": plugin.version,
-                        "status": plugin.status,
-                        "reason": plugin.reason,
-                        "components": {k: list(v) for k, v in (plugin.components or {}).items()},
-                        "seconds": round(plugin.seconds, 4),
-                        "heavy": list(plugin.heavy),
-                        "editable": plugin.editable,
-                        "commit": plugin.commit,
-                    }
-                    for plugin in catalog.plugins
-                ],
-                indent=1,
-            )
-        )
+        click.echo(json.dumps([to_json(plugin, registry) for plugin in plugins], indent=1))
         return
+    print_plugins(plugins, registry)
+    if not plugins:
+        click.echo('No plugin is installed: pip install "rib-harness[standard]"')
+
+
+def to_json(plugin: Plugin, registry: Registry) -> dict[str, Any]:
+    """As `list-plugins --json` prints it."""
+    entry = registry.find(plugin.distribution)
+    return {
+        "name": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "status": plugin.status,
+        "reason": plugin.reason,
+        "components": {k: list(v) for k, v in (plugin.components or {}).items()},
+        "seconds": round(plugin.seconds, 4),
+        "heavy": list(plugin.heavy),
+        "source": plugin.source,
+        "url": plugin.url,
+        "editable": plugin.editable,
+        "commit": plugin.commit,
+        "registry": entry.tier if entry else None,
+    }
+
+
+def print_plugins(plugins: tuple[Plugin, ...], registry: Registry) -> None:
+    """A table of plugins; nothing where there are none."""
     from rib_harness.cli.tables import console, table
 
     shown = table("plugin", "distribution", "status", "offers", "ms", right=("ms",))
-    for plugin in catalog.plugins:
+    for plugin in plugins:
         offers = []
         for kind, ids in (plugin.components or {}).items():
             names = ", ".join(one.partition("/")[2] for one in ids)
@@ -51,13 +71,26 @@ def command(as_json: bool, no_plugin: tuple[str, ...]) -> None:
             offers.append(f"imports {', '.join(plugin.heavy)} when listed: slow")
         if plugin.reason:
             offers.append(plugin.reason)
-        distribution = f"{plugin.distribution} {plugin.version}"
-        if plugin.editable:
-            distribution += " (editable)"
+        entry = registry.find(plugin.distribution)
         shown.add_row(
-            plugin.name, distribution, plugin.status, "\n".join(offers),
+            plugin.name,
+            f"{plugin.distribution} {plugin.version}\n"
+            f"{plugin.origin}, {entry.tier if entry else 'not in the registry'}",
+            plugin.status,
+            "\n".join(offers),
             f"{plugin.seconds * 1000:.0f}",
-        )  # fmt: skip
-    console().print(shown)
-    if not catalog.plugins:
-        click.echo('No plugin is installed: pip install "rib-harness[standard]"')
+        )
+    if plugins:
+        console().print(shown)
+
+
+def _tell_unknown(names: set[str]) -> None:
+    """A typo in the allowlist would block in silence, and one in the blocklist let through."""
+    from rib_harness.errors import nearest
+
+    for variable in ("RIB_PLUGINS", "RIB_PLUGINS_BLOCK"):
+        for name in filter(None, map(str.strip, os.environ.get(variable, "").split(","))):
+            if name not in names:
+                click.echo(
+                    f"{variable}: no plugin is called {name!r}.{nearest(name, names)}", err=True
+                )

@@ -19,6 +19,7 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     from rib_harness.catalog import load_catalog
     from rib_harness.errors import AmbiguousComponentError, UnknownComponentError, nearest
     from rib_harness.options import REQUIRED, Reference
+    from rib_harness.registry import load_registry
     from rib_harness.specs import KINDS, Variant
 
     wanted = Reference.parse(name).name
@@ -29,9 +30,12 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
         for kind in KINDS if "/" in wanted else ():
             catalog._explain_missing_plugin(kind, wanted)
         known = {c.id if "/" in wanted else c.spec.name for c in everything}
+        here = {plugin.distribution for plugin in catalog.plugins}
+        hints = (load_registry().install_hint(kind, wanted, here) for kind in KINDS)
+        away = next(filter(None, hints), "")
         raise UnknownComponentError(
-            f"No component is called {wanted!r}.{nearest(wanted, known)} "
-            "See `rib-harness list methods`, and so on."
+            f"No component is called {wanted!r}.{'' if away else nearest(wanted, known)} "
+            "See `rib-harness list methods`, and so on." + (f" It is {away}" if away else "")
         )
     if len({c.id for c in found}) > 1:
         listed = ", ".join(f"{c.id} ({c.plugin.distribution})" for c in found)

@@ -1,0 +1,1 @@
+"""A run log: one JSON line for every event."""
