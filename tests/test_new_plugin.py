@@ -28,7 +28,8 @@ def test_it_writes_a_whole_package(kind: str, tmp_path: Path) -> None:
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     own = "dataset" if kind == "suite" else kind
     assert {
-        "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore", "tests/test_conformance.py",
+        "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore",
+        "tests/test_conformance.py",
         "rib_plugin_my_own/__init__.py", "rib_plugin_my_own/plugin.py",
         f"rib_plugin_my_own/{own}.py",
     } <= names  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -65,12 +66,23 @@ def command(
 
 
 def _show(rows: list[dict[str, str]], counts: dict[str, int]) -> None:
+    """A row a component, then what failed or was skipped, with the reason."""
     from rib_harness.cli.tables import console, table
 
-    shown, last = table("component", "check", "result", "reason"), ""
+    outcomes: dict[str, Counter[str]] = {}
+    told: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         component, _, check = row["check"].rpartition("/")
-        shown.add_row(component if component != last else "", check, row["result"], row["reason"])
-        last = component
+        outcomes.setdefault(component, Counter())[row["result"]] += 1
+        if row["result"] != "ok":
+            told.setdefault((row["result"], component, row["reason"]), []).append(check)
+    columns = [result for result in counts if counts[result]]
+    shown = table("component", *columns, right=columns)
+    for component, found in outcomes.items():
+        shown.add_row(component, *(str(found[result] or "") for result in columns))
     console().print(shown)
-    click.echo(", ".join(f"{count} {result}" for result, count in counts.items() if count))
+    for (result, component, reason), checks in sorted(
+        told.items(), key=lambda one: one[0][0], reverse=True
+    ):
+        click.echo(f"{result}: {component}: {', '.join(checks)}: {reason}")
+    click.echo(", ".join(f"{counts[result]} {result}" for result in columns))

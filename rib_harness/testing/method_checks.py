@@ -160,7 +160,8 @@ def check_method_neutral(trial: MethodTrial, same_as: str) -> None:
     expect(
         not name,
         f"{trial.bound.label} should give what {same_as} gives, and {name} differs: the term "
-        "that the option weighs must vanish there, and draw nothing.",
+        "that the option weighs must vanish there, draw nothing, and pass no image through the "
+        "model in training mode (which moves batch-norm's statistics).",
     )
 
 
