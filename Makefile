@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PLUGINS := $(wildcard plugins/rib-plugin-*)
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test fast lint types clean chromium
+.PHONY: demo test fast lint types docs clean chromium
 
 # Versions are those of constraints.txt; `make CONSTRAINTS= …` takes the newest.
 CONSTRAINTS ?= -c constraints.txt
@@ -40,5 +40,8 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) dist docs/_build docs/components

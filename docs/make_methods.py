@@ -5,8 +5,10 @@ python docs/make_methods.py > docs/methods.md
 
 import re
 import sys
+from collections.abc import Iterable
 
 from rib_harness.catalog import Component, load_catalog
+from rib_harness.options import REQUIRED, Option
 
 HEAD = """# Fine-tuning methods
 
@@ -56,7 +58,7 @@ def filled(text: str, defaults: dict[str, object]) -> str:
     """A need with the options' defaults: `ft`, or what has to be said."""
     name = text.removeprefix("*").strip("{}")
     given = defaults.get(name, name)
-    return f"`{name}`" if given == "<required>" else f"`{given}` (option `{name}`)"
+    return f"`{name}`" if given == REQUIRED else f"`{given}` (option `{name}`)"
 
 
 def overview(components: list[Component]) -> str:
@@ -68,7 +70,7 @@ def overview(components: list[Component]) -> str:
         needs = [filled(text, defaults) for text in (*spec.needs, *spec.calls)]
         for text in spec.reads:
             given = defaults[text.strip("{}")]
-            needs.append("another dataset" + ("" if given == "<required>" else " (if asked for)"))
+            needs.append("another dataset" + ("" if given == REQUIRED else " (if asked for)"))
         for text in spec.requires:
             part, _, only = text.partition(":")
             needs.append(f"a backbone with `{part}`" + (f" (for `{only}`)" if only else ""))
@@ -81,27 +83,34 @@ def overview(components: list[Component]) -> str:
     return "\n".join(rows)
 
 
-def section(component: Component) -> str:
-    """A method's docstring as Markdown."""
-    spec, signature = component.spec, component.signature
-    text = re.sub(r"\nArgs:\n((?:[ \t]+.*\n?|\n)+)", "\n", signature.doc + "\n")
+def described(doc: str) -> tuple[str, str]:
+    """A component's docstring as Markdown, without its `Args:`; and its `Source:`."""
+    text = re.sub(r"\nArgs:\n((?:[ \t]+.*\n?|\n)+)", "\n", doc + "\n")
     source = re.search(r"^Source: ((?:.+\n)+)", text, re.MULTILINE)
     text = text.replace(source[0] if source else "", "")
     text = re.sub(r"^(Helps|Cost): (.)", lambda m: f"**{m[1]}:** {m[2]}", text, flags=re.MULTILINE)
-    lines = [f"## {spec.name}", "", text.strip(), ""]
-    if signature.options:
-        lines += ["| option | default | |", "|---|---|---|"]
-        for option in signature.options:
-            default = "required" if option.default == "<required>" else f"`{option.default}`"
-            lines.append(
-                f"| `{option.name}` | {default} | {option.doc.replace('|', chr(92) + '|')} |"
-            )
-        lines.append("")
+    return text.strip(), " ".join(source[1].split()) if source else ""
+
+
+def options_table(options: Iterable[Option]) -> list[str]:
+    """One row an option, with its default and what its docstring says; nothing if there is none."""
+    rows = []
+    for option in options:
+        default = "required" if option.default == REQUIRED else f"`{option.default}`"
+        rows.append(f"| `{option.name}` | {default} | {option.doc.replace('|', chr(92) + '|')} |")
+    return ["| option | default | |", "|---|---|---|", *rows, ""] if rows else []
+
+
+def section(component: Component) -> str:
+    """A method's docstring as Markdown."""
+    spec, signature = component.spec, component.signature
+    text, source = described(signature.doc)
+    lines = [f"## {spec.name}", "", text, "", *options_table(signature.options)]
     for name, values in spec.presets.items():
         chosen = ", ".join(f"`{key}={value}`" for key, value in values.items())
         lines += [f"Preset `{name}`: {chosen}.", ""]
     if source:
-        lines += [f"Source: {' '.join(source[1].split())}", ""]
+        lines += [f"Source: {source}", ""]
     return "\n".join(lines)
 
 

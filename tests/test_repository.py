@@ -19,19 +19,28 @@ ROOT = Path(__file__).parents[1]
 
 
 def console_commands() -> list[str]:
+    """Of the README, and of the pages' blocks without `$ `; test_docs.py has the others."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    commands = [line.removeprefix("$ ").split("  #")[0].strip() for line in lines]
+    commands = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            asked = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+            if not asked or page.name == "README.md":
+                commands += [line.split("  #")[0].strip() for line in asked or lines]
     return [one for one in commands if one.startswith("rib-harness")]
 
 
 @pytest.mark.parametrize("command", console_commands())
 def test_every_command_of_the_readme_and_the_docs_is_understood(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """Names and options are real; what needs data or a finished step says just that."""
+    monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command)[1:]
     if arguments[0] in ("run", "evaluate") or arguments[:2] == ["study", "run"]:
         arguments.append("--dry-run")
@@ -69,6 +78,28 @@ def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(towards)
     assert towards(keep=0.0).finetune(task).head.weight.equal(task.pretrained.head.weight)
     assert task.pretrained.fingerprint() == start
+
+
+def test_the_examples_of_style_are_from_this_code() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n# (\S+)\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == text.count("```python") > 2
+    for path, example in examples:
+        assert example in (ROOT / path).read_text(encoding="utf-8"), path
+
+
+def test_the_targets_and_files_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    targets = {name for line in re.findall(r"^make ([a-z ]+)", text, re.MULTILINE)
+               for name in line.split()}  # fmt: skip
+    made = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"test", "lint", "docs"} <= targets <= set(made)
+    house = text.partition("## The house")[2].partition("## Where")[0]
+    core = re.findall(r"^      (\S.*?)  ", house, re.MULTILINE)
+    names = [name for line in core for name in line.split(", ")]
+    assert "catalog.py" in names and "results.py" in names
+    for name in names:
+        assert (ROOT / "rib_harness" / name).exists(), name
 
 
 def test_the_page_of_the_methods_is_fresh() -> None:

@@ -85,8 +85,8 @@ offline in minutes. They show what the harness does; for what the paper found, a
 suite:
 
 ```console
-$ rib-harness study list
-$ rib-harness study run pretraining --suite imagenet-rib --data-root DIR --dry-run
+rib-harness study list
+rib-harness study run pretraining --suite imagenet-rib --data-root DIR --dry-run
 ```
 
 A study is a TOML file: a question, a figure, and for each suite the settings of a run, with
@@ -123,7 +123,7 @@ def main(store: str) -> None:
             page.append(
                 f"## {study.title}\n\n{study.question} "
                 f"In the paper: {study.paper[0].lower()}{study.paper[1:]}\n\n"
-                f"```console\n$ rib-harness study run {name}\n```\n\n"
+                f"```console\nrib-harness study run {name}\n```\n\n"
                 f"{SHOWN[name]}\n\n![{study.title}](studies/{name}.svg)\n\n{table}"
             )
     names, values = list(PUBLISHED), list(zip(*PUBLISHED.values(), strict=True))
