@@ -236,8 +236,12 @@ class Bound:
     def build(self) -> Any:
         """Import the target and call it with the options."""
         target = load_target(self.spec.target, self.component.what)
+        arguments = self.arguments()
+        for option in self.component.signature.options:
+            if option.is_given_as_path and isinstance(arguments.get(option.parameter), str):
+                arguments[option.parameter] = Path(arguments[option.parameter])
         with guarded(self.component.what):
-            return target(**self.arguments())
+            return target(**arguments)
 
     def arguments(self) -> dict[str, Any]:
         """The options under the names of the target's parameters."""

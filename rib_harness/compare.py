@@ -196,11 +196,16 @@ class Comparison:
                     f"differences are over the {len(self.sources)} sources that both have; "
                     f"{letter} has {len(one_sided)}"
                 )
-            if len(arm.runs) < SEEDS_NEEDED:
-                notes.append(
-                    f"{letter} has {len(arm.runs)} seed{'s'[: len(arm.runs) > 1]}: its intervals "
-                    f"cover images only, from {SEEDS_NEEDED} seeds on the seeds too"
-                )
+        few = [
+            f"{letter} has {len(arm.runs)} seed{'s'[: len(arm.runs) > 1]}"
+            for letter, arm in (("A", self.a), ("B", self.b))
+            if len(arm.runs) < SEEDS_NEEDED
+        ]
+        if few:
+            notes.append(
+                f"{', '.join(few)}: intervals cover images only, from {SEEDS_NEEDED} seeds on the "
+                "seeds too"
+            )
         if self.sign_flip is not None:
             n, smallest = self.sign_flip.n, self.sign_flip.smallest
             notes.append(f"with {n} sources the smallest p of the sign-flip test is {smallest:.4f}")

@@ -55,6 +55,7 @@ def _ask_child(bound: Bound) -> Identity:
         "target": bound.spec.target,
         "what": bound.component.what,
         "arguments": bound.arguments(),
+        "paths": [o.parameter for o in bound.component.signature.options if o.is_given_as_path],
     }
     child = subprocess.run(
         [sys.executable, "-m", "rib_harness.identify"],
@@ -123,7 +124,9 @@ def _versions(distribution: str) -> dict[str, str]:
 
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
-        backbone = load_target(question["target"], question["what"])(**question["arguments"])
+        arguments = question["arguments"]
+        arguments |= {k: Path(arguments[k]) for k in question["paths"] if arguments.get(k)}
+        backbone = load_target(question["target"], question["what"])(**arguments)
         identity: Identity = backbone.identity()
     except RibError as error:
         return {"error": str(error)}

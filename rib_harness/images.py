@@ -121,6 +121,8 @@ class ImageSet:
         location: where the set was found, for people.
         form: what it was found as, e.g. `folder` or `tar`.
         contents: (N,) digest of each image's bytes, where they were read; to tell duplicates.
+        published: index → the picture as it was published, where `read` changes it and a licence
+            asks for the former wherever it is shown; None is `read`.
     """
 
     labels: NDArray[np.int64]
@@ -139,6 +141,7 @@ class ImageSet:
     location: str = ""
     form: str = ""
     contents: Sequence[str] = ()
+    published: Callable[[int], Image.Image] | None = None
 
     def __post_init__(self) -> None:
         n, k = len(self.labels), len(self.classes)
@@ -186,6 +189,10 @@ class ImageSet:
                 "Replace it with a whole copy."
             ) from error
 
+    def shown(self, index: int) -> Image.Image:
+        """The picture for people to see, as it was published."""
+        return self.published(index) if self.published else self.image(index)
+
     def taken(self, indices: NDArray[np.int64]) -> ImageSet:
         """These images only, in this order."""
         return replace(
@@ -195,6 +202,7 @@ class ImageSet:
             source=self.source[indices],
             group=self.group[indices],
             read=_Chosen(self.read, indices),
+            published=_Chosen(self.published, indices) if self.published else None,
             contents=[self.contents[int(i)] for i in indices] if self.contents else (),
         )
 

@@ -149,6 +149,11 @@ class Option:
         """Where a dataset's images lie: their fingerprint speaks for them in keys."""
         return re.search(r"\bLocation\b", self.annotation) is not None
 
+    @property
+    def is_given_as_path(self) -> bool:
+        """Whether the target is given a `Path`: values are kept as texts, as JSON has them."""
+        return re.search(r"\bPath\b", self.annotation) is not None
+
 
 @dataclass(frozen=True)
 class Signature:

@@ -736,3 +736,18 @@ def test_fixed_arguments_are_no_options(component: Callable[..., Component]) -> 
     assert (bound.label, bound.id) == ("fixed:size=4", "p/fixed:size=4")
     with pytest.raises(ConfigError, match="method 'p/fixed' has no option 'part'"):
         made.bind(Reference.parse("fixed:part=c"))
+
+
+def test_a_target_is_given_a_path_where_it_asks_for_one(
+    component: Callable[..., Component], tmp_path: Path
+) -> None:
+    from rib_harness.options import Reference
+
+    source = "from pathlib import Path\n\nclass Mine:\n"
+    source += "    def __init__(self, file: Path | None = None, word: str = ''):\n"
+    source += "        self.got = (file, word)\n"
+    made = component(source, target="fake_target:Mine", name="reads")
+    assert made.bind(Reference.parse("reads")).build().got == (None, "")
+    bound = made.bind(Reference.parse(f"reads:file={tmp_path},word=x"))
+    assert bound.build().got == (tmp_path, "x")
+    assert bound.options["file"] == str(tmp_path)  # as JSON has it

@@ -236,7 +236,7 @@ def test_seeds_are_one_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert found["b"]["sd_over_seeds"] is None
     assert found["mri_difference"]["covers"] == "images and seeds of A"
     text = " ".join(found["notes"])
-    assert "B has 1 seed: its intervals cover images only, from 3 seeds on the seeds too" in text
+    assert "B has 1 seed: intervals cover images only, from 3 seeds on the seeds too" in text
     assert "A has" not in text
     call("ft", "lwf", "--store", str(made.path))
     out = capsys.readouterr().out

@@ -549,14 +549,15 @@ def test_why_explains_a_step_that_is_not_done_and_what_lies_behind_a_checkpoint(
                "-m", "ft", "--set", "recipe.epochs=1", "--set", "recipe.lr=0.5"]  # fmt: skip
     capsys.readouterr()
     step = "evaluate/digits-conv/ft/digits-a/seed0/digits-r"
-    assert cli._code(["why", step, "--store", "store", "--json", *options]) == 0
+    assert cli._code(["why", step, "--store", "store", "--json"]) == 0
     (done,) = json.loads(capsys.readouterr().out)
     assert done["done"]
     new = planned(recipe={"epochs": 1, "lr": 0.5}).steps[-1]
-    assert cli._code(["why", new.key, "--store", "store", "--json", *options]) == 0
-    (document,) = json.loads(capsys.readouterr().out)
-    assert not document["done"]
-    assert document["differs"] == ["checkpoint.recipe.lr"]
+    for name in (new.key, new.id):  # the id with the options of a run is that run's step
+        assert cli._code(["why", name, "--store", "store", "--json", *options]) == 0
+        (document,) = json.loads(capsys.readouterr().out)
+        assert (document["key"], document["done"]) == (new.key, False)
+        assert document["differs"] == ["checkpoint.recipe.lr"]
 
 
 def test_the_api_refuses_what_it_would_ignore() -> None:

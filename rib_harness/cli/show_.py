@@ -26,6 +26,10 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     catalog = load_catalog(block=no_plugin)
     everything = [c for kind in KINDS for c in catalog.list(kind)]
     found = [c for c in everything if wanted in (c.id, c.spec.name)]
+    found = found or [
+        family for family, variant in catalog.aliases()
+        if wanted in (variant.alias, f"{family.plugin.name}/{variant.alias}")
+    ]  # fmt: skip
     if not found:
         for kind in KINDS if "/" in wanted else ():
             catalog._explain_missing_plugin(kind, wanted)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def command(config: RunConfig, step: str, as_json: bool) -> None:
     """Explain a step's key: every field in it, and which differ from the most similar step.
 
-    STEP is a key, the beginning of one, or a step's id, as `plan` prints them. A step that is not
-    done yet is found with the options of its run.
+    STEP is a key, the beginning of one, or a step's id, as `plan` prints them. With the options of
+    a run, --method among them, it is that run's step, done or not; else every finished one.
     """
     from rib_harness.cli.tables import console, table
     from rib_harness.errors import RibError, nearest
@@ -31,12 +31,14 @@ def command(config: RunConfig, step: str, as_json: bool) -> None:
     store = Store(config.store)
     done = {key: (str(found["id"]), inputs) for key, inputs, found in store.steps()}
     steps = dict(done)
-    chosen = _named(step, steps)
-    if not chosen and config.method:
+    chosen: list[str] = []
+    if config.method:  # the step of that run, done or not
         from rib_harness.runner import open_session
 
-        steps |= {s.key: (s.id, dict(s.inputs)) for s in open_session(config).plan.steps}
-        chosen = _named(step, steps)
+        planned = {s.key: (s.id, dict(s.inputs)) for s in open_session(config).plan.steps}
+        steps |= planned
+        chosen = _named(step, planned)
+    chosen = chosen or _named(step, steps)
     if not chosen:
         ids = {name for name, _ in steps.values()}
         raise RibError(

@@ -115,7 +115,7 @@ def thumbnails(
         if name not in sets:
             continue
         try:
-            uri = data_uri(sets[name].image(row))
+            uri = data_uri(sets[name].shown(row))
         except DataError as error:
             problem = problem or str(error)
             continue

@@ -219,11 +219,14 @@ def image_set(published: Published, rows: Rows, per_class: int | None = None) ->
     contents = [digests[i] for i in order]
     classes = classes_of(published)
     names, class_map = [one.name for one in classes], tuple(one.ids for one in classes)
+    border = published.name == "objectnet"
     return ImageSet(
         labels=labels,
         classes=tuple(names),
         class_map=class_map,
-        read=_Reader(rows, chosen, red_border=published.name == "objectnet"),
+        read=_Reader(rows, chosen, crop_border=border),
+        # Its licence: pictures that are shown anywhere keep the border.
+        published=_Reader(rows, chosen, crop_border=False) if border else None,
         names=_Names(rows, chosen),
         source=source,
         group=group,
@@ -310,13 +313,13 @@ class _Reader:
 
     rows: Rows
     chosen: NDArray[np.int64]
-    red_border: bool
+    crop_border: bool
 
     def __call__(self, index: int) -> Image.Image:
         data = self.rows.source.read(int(self.chosen[index]))
         with Image.open(io.BytesIO(data)) as picture:
             rgb = picture.convert("RGB")
-        return without_red_border(rgb) if self.red_border else rgb
+        return without_red_border(rgb) if self.crop_border else rgb
 
 
 def without_red_border(picture: Image.Image) -> Image.Image:

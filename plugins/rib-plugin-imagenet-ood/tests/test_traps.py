@@ -376,8 +376,12 @@ def test_a_border_of_any_width_is_off(width: int, mode: str, tmp_path: Path) -> 
     write_folder(
         tmp_path / "objectnet-1.0/images", [("banana/x.png", bordered(inner, width, mode))]
     )
-    came = np.asarray(opened("objectnet", tmp_path).image(0))
-    np.testing.assert_array_equal(came, inner)
+    images = opened("objectnet", tmp_path)
+    np.testing.assert_array_equal(np.asarray(images.image(0)), inner)
+    # Its licence: wherever a picture is shown, the border is on. In part of a set, too.
+    published = (21 + 2 * width, 34 + 2 * width, 3)
+    assert np.asarray(images.shown(0)).shape == published
+    assert np.asarray(images.limited(1).shown(0)).shape == published
 
 
 def test_objectnets_border_is_off_before_the_resize(shared: Path) -> None:

@@ -78,7 +78,7 @@ class OpenClipBackbone:
         interpolation: str | None = None,
     ):
         self.tag, self.templates = tag, templates
-        self.weights = Path(weights) if weights is not None else None
+        self.weights = weights
         self.config_file = Path(config) if config is not None else None
         self.given = {"mean": mean, "std": std, "interpolation": interpolation}
         checks = {

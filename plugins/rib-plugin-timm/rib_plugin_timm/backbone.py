@@ -61,7 +61,7 @@ class TimmBackbone:
         **model_args: Any,
     ):
         self.tag, self.pretrained, self.model_args = tag, pretrained, model_args
-        self.weights = Path(weights) if weights is not None else None
+        self.weights = weights
         self.given = {
             "input_size": input_size and (3, input_size, input_size),
             "mean": mean,

@@ -72,7 +72,7 @@ class TorchvisionBackbone:
         interpolation: str | None = None,
     ):
         self.tag, self.pretrained = tag, pretrained
-        self.weights = Path(weights) if weights is not None else None
+        self.weights = weights
         self.given = {
             "input_size": input_size,
             "resize": resize,
