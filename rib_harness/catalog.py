@@ -15,8 +15,8 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, fields, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import pluggy
+from packaging.utils import canonicalize_name
 
 from rib_harness import hookspecs
 from rib_harness.errors import (
@@ -37,16 +38,9 @@ from rib_harness.errors import (
     nearest,
 )
 from rib_harness.options import Reference, Signature, load_target, signature_of, spelled
-from rib_harness.specs import (
-    KINDS,
-    BackboneSpec,
-    Event,
-    LabelSpace,
-    MethodSpec,
-    Spec,
-    SuiteSpec,
-    Variant,
-)
+from rib_harness.quiet import stdout_to_stderr
+from rib_harness.spec_checks import NAME, checked
+from rib_harness.specs import KINDS, BackboneSpec, Event, Spec, Variant
 
 Status = Literal["ok", "broken", "incompatible", "conflict", "blocked"]
 
@@ -67,11 +61,6 @@ FIRST_PARTY = frozenset(
 #: Imports that make every start slow; a plugin module leaves them to its targets.
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "transformers", "datasets", "tensorflow",
          "jax", "sklearn", "scipy", "pandas", "accelerate")  # fmt: skip
-
-_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
-#: Fields of specs that hold several names.
-_TUPLES = ("members", "references", "needs", "calls", "reads", "requires", "has")
-_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -263,6 +252,14 @@ class Bound:
         }
 
 
+def _said(error: BaseException) -> str:
+    """Type and message of whatever a plugin raised."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}, whose message cannot be shown"
+
+
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
     """A component that raises is a `PluginError` that names it; its own `RibError`s go through.
@@ -277,8 +274,7 @@ def guarded(what: str) -> Iterator[None]:
         if os.environ.get("RIB_STRICT_PLUGINS") == "1":
             raise
         raise PluginError(
-            f"{what} failed: {type(error).__name__}: {error} "
-            "(RIB_STRICT_PLUGINS=1 shows the traceback)"
+            f"{what} failed: {_said(error)} (RIB_STRICT_PLUGINS=1 shows the traceback)"
         ) from error
 
 
@@ -314,6 +310,7 @@ class Catalog:
     ):
         self.plugins = tuple(plugins)
         self._manager = manager
+        self._failed: set[str] = set()
         self._components: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
         for component in components:
             self._components[component.spec.kind][component.id] = component
@@ -377,21 +374,42 @@ class Catalog:
         The alias of a family's member stands for `family:tag`, in keys too.
         """
         reference = Reference.parse(text)
-        for family, variant in self.aliases() if kind == "backbone" else ():
-            if reference.name in (variant.alias, f"{family.plugin.name}/{variant.alias}"):
-                if reference.tag:
-                    raise ConfigError(
-                        [
-                            f"{reference.name} stands for {family.spec.name}:{variant.tag}: "
-                            f"expected option=value behind the colon, got {reference.tag!r}."
-                        ]
-                    )
-                reference = replace(reference, name=family.id, tag=variant.tag)
+        if kind == "backbone":
+            reference = self._without_alias(reference)
         component = self.get(kind, reference.name)
         presets = getattr(component.spec, "presets", {}).get(preset, {})
         bound = component.bind(reference, None if kind == "suite" else presets)
         namesakes = [c for c in self._components[kind].values() if c.spec.name == bound.spec.name]
         return replace(bound, unique=len(namesakes) == 1)
+
+    def _without_alias(self, reference: Reference) -> Reference:
+        """A member's short name as `family:tag`. A component's own name comes first."""
+        name = reference.name
+        if any(name in (one.id, one.spec.name) for one in self.list("backbone")):
+            return reference
+        meant = [
+            (family, variant)
+            for family, variant in self.aliases()
+            if name in (variant.alias, f"{family.plugin.name}/{variant.alias}")
+        ]
+        if len(meant) > 1:
+            listed = ", ".join(
+                f"{family.plugin.name}/{variant.alias} ({family.plugin.distribution})"
+                for family, variant in meant
+            )
+            raise AmbiguousComponentError(
+                f"{len(meant)} backbones are called {name!r}: {listed}. Use the full id."
+            )
+        for family, variant in meant:
+            if reference.tag:
+                raise ConfigError(
+                    [
+                        f"{name} stands for {family.spec.name}:{variant.tag}: expected "
+                        f"option=value behind the colon, got {reference.tag!r}."
+                    ]
+                )
+            return replace(reference, name=family.id, tag=variant.tag)
+        return reference
 
     def aliases(self) -> Iterator[tuple[Component, Variant]]:
         """Members of families of backbones that have a short name."""
@@ -407,10 +425,31 @@ class Catalog:
             return
         for impl in getattr(self._manager.hook, event.name).get_hookimpls():
             try:
-                with redirect_stdout(sys.stderr):  # stdout is for results
+                with stdout_to_stderr(), _as_it_was():
                     impl.function(**({"event": event} if "event" in impl.argnames else {}))
-            except (Exception, SystemExit):
-                log.exception("the observer %s.%s failed", impl.plugin_name, event.name)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                name = f"{impl.plugin_name}.{event.name}"
+                if name in self._failed:  # once with its traceback is enough
+                    log.error("the observer %s failed: %s", name, _said(error))
+                else:
+                    self._failed.add(name)
+                    log.exception("the observer %s failed", name)
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Put back what an observer may change for everyone: the folder, and torch's defaults."""
+    folder, torch = Path.cwd(), sys.modules.get("torch")
+    before = (torch.get_default_dtype(), torch.is_grad_enabled()) if torch else None
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        if torch and before:
+            torch.set_default_dtype(before[0])
+            torch.set_grad_enabled(before[1])
 
 
 def load_catalog(
@@ -432,8 +471,9 @@ def load_catalog(
         RIB_STRICT_PLUGINS: `1` raises a plugin's own exception.
     """
     environ = os.environ if environ is None else environ
+    damaged: list[Plugin] = []
     if entry_points is None:
-        entry_points = metadata.entry_points(group=hookspecs.ENTRY_POINT_GROUP)
+        entry_points = _installed(damaged)
     points = sorted(entry_points, key=lambda point: (point.name, _distribution(point)[0]))
     by_name: dict[str, list[metadata.EntryPoint]] = defaultdict(list)
     for point in points:
@@ -441,23 +481,52 @@ def load_catalog(
 
     loader = _Loader(strict=environ.get("RIB_STRICT_PLUGINS") == "1")
     for point in points:
-        reason = _blocked(point.name, block, environ)
+        reason = _blocked(point, block, environ)
         if reason:
             loader.refuse(point, "blocked", reason)
             continue
         rivals = [p for p in by_name[point.name] if p is not point]
-        own = _distribution(point)[0] in FIRST_PARTY
-        if rivals and not own:
-            listed = ", ".join(" ".join(_distribution(p)) for p in rivals)
-            loader.refuse(
-                point,
-                "conflict",
-                f"the plugin name {point.name!r} is also claimed by {listed}; uninstall one, "
-                f"or block the name with RIB_PLUGINS_BLOCK={point.name}",
-            )
+        if rivals and not _is_first_party(point):
+            loader.refuse(point, "conflict", _clash(point, rivals))
             continue
         loader.load(point)
-    return Catalog(loader.plugins, loader.components, loader.manager)
+    return Catalog([*loader.plugins, *damaged], loader.components, loader.manager)
+
+
+def _installed(damaged: list[Plugin]) -> list[metadata.EntryPoint]:
+    """The entry points of all distributions; of a damaged one that is a plugin, what is wrong."""
+    points: list[metadata.EntryPoint] = []
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        text, name = "", "unknown"
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+            name = str(distribution.metadata["Name"])
+            if hookspecs.ENTRY_POINT_GROUP not in text or canonicalize_name(name) in seen:
+                continue  # a distribution found twice is the one that comes first on the path
+            seen.add(canonicalize_name(name))
+            found = distribution.entry_points.select(group=hookspecs.ENTRY_POINT_GROUP)
+            points += [point for point in found if _distribution(point)]
+        except Exception as error:
+            if hookspecs.ENTRY_POINT_GROUP in text or not text:
+                damaged.append(Plugin(name, name, "", "broken", f"what its distribution says of "
+                                      f"itself cannot be read: {_said(error)}"))  # fmt: skip
+    return points
+
+
+def _is_first_party(point: metadata.EntryPoint) -> bool:
+    """By distribution and name: nobody else gets a right to a name by calling itself so."""
+    return _distribution(point)[0] == f"rib-plugin-{point.name}" in FIRST_PARTY
+
+
+def _clash(point: metadata.EntryPoint, rivals: Sequence[metadata.EntryPoint]) -> str:
+    own, listed = _distribution(point)[0], [" ".join(_distribution(p)) for p in rivals]
+    if own in {_distribution(rival)[0] for rival in rivals}:
+        return f"{own} names the plugin {point.name!r} twice among its entry points"
+    way = f"uninstall one, or block the name with RIB_PLUGINS_BLOCK={point.name}"
+    if any(map(_is_first_party, rivals)):
+        way = f"uninstall {own}"
+    return f"the plugin name {point.name!r} is also claimed by {', '.join(listed)}; {way}"
 
 
 class _Loader:
@@ -471,6 +540,8 @@ class _Loader:
         self.manager.add_hookspecs(hookspecs)
 
     def refuse(self, point: metadata.EntryPoint, status: Status, reason: str, **facts: Any) -> None:
+        if self.strict and status in ("incompatible", "conflict"):
+            raise PluginError(f"{point.name}: {reason}")
         self.plugins.append(_plugin(point, status, reason=reason, **facts))
 
     def load(self, point: metadata.EntryPoint) -> None:
@@ -481,10 +552,14 @@ class _Loader:
             return {"seconds": time.perf_counter() - start, "heavy": heavy}
 
         try:
-            with redirect_stdout(sys.stderr):  # stdout is for results
+            if not NAME.fullmatch(point.name):
+                raise ValueError("a plugin's name is lower-case words joined by hyphens")
+            if not metadata.EntryPoint.pattern.match(point.value):
+                raise ValueError(f"expected the entry point 'package.module', got {point.value!r}")
+            with stdout_to_stderr():
                 module = point.load()
             api = getattr(module, "RIB_PLUGIN_API", None)
-            if api != hookspecs.PLUGIN_API:
+            if isinstance(api, bool) or api != hookspecs.PLUGIN_API:
                 said = "does not say RIB_PLUGIN_API" if api is None else f"is for API {api!r}"
                 self.refuse(
                     point,
@@ -493,15 +568,18 @@ class _Loader:
                     **facts(),
                 )
                 return
-            specs = self._collect(point.name, module)
-        except (Exception, SystemExit) as error:
+            with stdout_to_stderr():
+                specs = self._collect(point.name, module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # pytest's Skipped is one, and a GeneratorExit
             if self.manager.has_plugin(point.name):
                 self.manager.unregister(name=point.name)
             if self.strict:
                 if isinstance(error, SystemExit):
                     raise RuntimeError(f"{point.value} called sys.exit at import") from error
                 raise
-            self.refuse(point, "broken", f"{type(error).__name__}: {error}", **facts())
+            self.refuse(point, "broken", _said(error), **facts())
             return
         offered: dict[str, tuple[str, ...]] = {}
         for kind in KINDS:
@@ -518,8 +596,15 @@ class _Loader:
         specs: list[Spec] = []
         for hook, expected in hookspecs.REGISTRATION.items():
             for impl in getattr(self.manager.hook, hook).get_hookimpls():
-                if impl.plugin_name == name:
-                    specs += [_checked(spec, expected, hook) for spec in impl.function()]
+                if impl.plugin_name != name:
+                    continue
+                offered = impl.function()
+                if isinstance(offered, str) or not isinstance(offered, Iterable):
+                    raise TypeError(
+                        f"{hook} must return a list of {expected.__name__}, "
+                        f"got {type(offered).__name__}"
+                    )
+                specs += [checked(spec, expected, hook) for spec in offered]
         seen: set[tuple[str, str]] = set()
         for spec in specs:
             if (spec.kind, spec.name) in seen:
@@ -535,44 +620,29 @@ class _Loader:
                     f"{attribute!r} is no hook of rib-harness.{nearest(attribute, known)} "
                     f"Hooks: {', '.join(known)}"
                 )
+        for name in known:
+            found = getattr(module, name, None)
+            own = getattr(found, "__module__", None) == module.__name__
+            if own and callable(found) and not self.manager.parse_hookimpl_opts(module, name):
+                raise ValueError(
+                    f"{name!r} is a hook's name, and without @hookimpl it is never called: put "
+                    "@hookimpl (from rib_harness) above it"
+                )
 
 
-def _checked(spec: Any, expected: type[Spec], hook: str) -> Spec:
-    """The spec, if it is what the hook promises."""
-    if not isinstance(spec, expected):
-        raise TypeError(f"{hook} must return {expected.__name__}, got {type(spec).__name__}")
-    what = f"{hook}: {expected.__name__} {spec.name!r}"
-    if not isinstance(spec.name, str) or not _NAME.fullmatch(spec.name):
-        raise ValueError(f"{what}: a name is lower-case words joined by hyphens")
-    needs_target = not isinstance(spec, SuiteSpec)
-    if needs_target and not (isinstance(spec.target, str) and _TARGET.fullmatch(spec.target)):
-        raise ValueError(f"{what}: expected target 'package.module:attribute', got {spec.target!r}")
-    if isinstance(spec.version, bool) or not isinstance(spec.version, int) or spec.version < 1:
-        raise ValueError(f"{what}: expected version 1, 2, …, got {spec.version!r}")
-    if isinstance(spec, MethodSpec) and not 0 <= spec.holds_out < 1:
-        raise ValueError(f"{what}: expected holds_out in 0 … 1, got {spec.holds_out!r}")
-    for field in fields(spec):
-        value = getattr(spec, field.name)
-        if field.name == "label_space" and not isinstance(value, LabelSpace):
-            raise TypeError(f"{what}: expected a LabelSpace, got {type(value).__name__}")
-        if field.name in _TUPLES and (
-            isinstance(value, str) or not all(isinstance(item, str) for item in value)
-        ):
-            raise TypeError(f"{what}: {field.name} is a tuple of names, got {value!r}")
-    return spec
+def listed(variable: str, environ: Mapping[str, str]) -> set[str]:
+    """The names in `RIB_PLUGINS` or `RIB_PLUGINS_BLOCK`."""
+    return set(filter(None, map(str.strip, environ.get(variable, "").split(","))))
 
 
-def _blocked(name: str, block: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Why a plugin may not load, or nothing."""
-
-    def names(variable: str) -> list[str]:
-        return [item.strip() for item in environ.get(variable, "").split(",") if item.strip()]
-
-    if name in block:
+def _blocked(point: metadata.EntryPoint, block: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Why a plugin may not load, or nothing. Its distribution's name does as well as its own."""
+    names = {point.name, _distribution(point)[0]}
+    if names & set(block):
         return "blocked by --no-plugin"
-    if name in names("RIB_PLUGINS_BLOCK"):
+    if names & listed("RIB_PLUGINS_BLOCK", environ):
         return "blocked by RIB_PLUGINS_BLOCK"
-    if "RIB_PLUGINS" in environ and name not in names("RIB_PLUGINS"):
+    if "RIB_PLUGINS" in environ and not names & listed("RIB_PLUGINS", environ):
         return "not in RIB_PLUGINS"
     return ""
 

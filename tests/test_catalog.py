@@ -18,11 +18,12 @@ import pytest
 from rib_harness import ConfigError, Event, MethodSpec, PluginError
 from rib_harness.catalog import Catalog, Component, Plugin, load_catalog
 from rib_harness.errors import AmbiguousComponentError, UnknownComponentError
+from rib_harness.options import Reference
 
 #: What every plugin made here begins with.
 HEAD = """
 from rib_harness import (
-    BackboneSpec, DatasetSpec, LabelSpace, MethodSpec, MetricSpec, SuiteSpec, hookimpl
+    BackboneSpec, DatasetSpec, LabelSpace, MethodSpec, MetricSpec, SuiteSpec, Variant, hookimpl
 )
 
 RIB_PLUGIN_API = 1
@@ -238,7 +239,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "returns-nothing": (
         f"{HEAD}\n@hookimpl\ndef register_methods():\n    pass\n",
-        "TypeError: 'NoneType' object is not iterable",
+        "TypeError: register_methods must return a list of MethodSpec, got NoneType",
     ),
     "wrong-type": (returning("'mine'"), "register_methods must return MethodSpec, got str"),
     "wrong-spec": (
@@ -286,18 +287,79 @@ BROKEN: dict[str, tuple[str, str]] = {
             "DatasetSpec(name='d', target='a.b:C', summary='', label_space='imagenet-1k')",
             hook="register_datasets",
         ),
-        "DatasetSpec 'd': expected a LabelSpace, got str",
+        "DatasetSpec 'd': expected label_space of type LabelSpace, got 'imagenet-1k'",
     ),
     "members-a-text": (
         returning(
             "SuiteSpec(name='s', summary='', label_space=SPACE, members='a', backbone='b')",
             hook="register_suites",
         ),
-        "SuiteSpec 's': members is a tuple of names, got 'a'",
+        "SuiteSpec 's': expected members of type tuple[str, ...], got 'a'",
     ),
     "needs-a-text": (
         returning("MethodSpec(name='m', target='a.b:C', summary='', needs='ft')"),
-        "MethodSpec 'm': needs is a tuple of names, got 'ft'",
+        "MethodSpec 'm': expected needs of type tuple[str, ...], got 'ft'",
+    ),
+    "summary-a-number": (
+        returning("MethodSpec(name='m', target='a.b:C', summary=3)"),
+        "MethodSpec 'm': expected summary of type str, got 3",
+    ),
+    "licence-none": (
+        returning("MethodSpec(name='m', target='a.b:C', summary='', license=None)"),
+        "MethodSpec 'm': expected license of type str, got None",
+    ),
+    "mergeable-a-text": (
+        returning("MethodSpec(name='m', target='a.b:C', summary='', mergeable='no')"),
+        "MethodSpec 'm': expected mergeable of type bool, got 'no'",
+    ),
+    "arguments-a-list": (
+        returning("MethodSpec(name='m', target='a.b:C', summary='', arguments=[1])"),
+        "MethodSpec 'm': expected arguments of type Mapping[str, Any], got [1]",
+    ),
+    "arguments-no-json": (
+        returning("MethodSpec(name='m', target='a.b:C', summary='', arguments={'x': object})"),
+        "MethodSpec 'm': arguments goes into keys, as JSON: ",
+    ),
+    "level-unknown": (
+        returning(
+            "MetricSpec(name='m', target='a.b:C', summary='', level='odd')", hook="register_metrics"
+        ),
+        "MetricSpec 'm': expected level of type Literal['scores', 'matrix', 'drift', 'distance'], ",
+    ),
+    "range-turned": (
+        returning(
+            "MetricSpec(name='m', target='a.b:C', summary='', level='scores', range=(1, 0))",
+            hook="register_metrics",
+        ),
+        "MetricSpec 'm': expected range (smallest, largest), got (1, 0)",
+    ),
+    "variants-texts": (
+        returning(
+            "BackboneSpec(name='b', target='a.b:C', summary='', label_space=SPACE, "
+            "variants=('x',))",
+            hook="register_backbones",
+        ),
+        "BackboneSpec 'b': expected variants of type tuple[Variant, ...], got ('x',)",
+    ),
+    "alias-an-id": (
+        returning(
+            "BackboneSpec(name='b', target='a.b:C', summary='', label_space=SPACE, "
+            "variants=(Variant(tag='t', alias='digits/digits-vit'),))",
+            hook="register_backbones",
+        ),
+        "BackboneSpec 'b': an alias is a short name, got 'digits/digits-vit'",
+    ),
+    "without-hookimpl": (
+        methods("mine").replace("@hookimpl\n", ""),
+        "'register_methods' is a hook's name, and without @hookimpl it is never called",
+    ),
+    "pytest-skips": (
+        "import pytest\npytest.skip('not here', allow_module_level=True)\n",
+        "Skipped: not here",
+    ),
+    "message-that-raises": (
+        "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\nraise Odd\n",
+        "Odd, whose message cannot be shown",
     ),
     "unknown-field": (
         returning("MethodSpec(name='m', target='a.b:C', summary='', colour='red')"),
@@ -340,6 +402,7 @@ def test_ctrl_c_is_not_a_broken_plugin(site: Site) -> None:
         ("", "does not say RIB_PLUGIN_API"),
         ("RIB_PLUGIN_API = 2", "is for API 2"),
         ("RIB_PLUGIN_API = '1'", "is for API '1'"),
+        ("RIB_PLUGIN_API = True", "is for API True"),
     ],
 )
 def test_a_plugin_for_another_api_is_incompatible(api: str, said: str, site: Site) -> None:
@@ -393,8 +456,75 @@ def test_a_first_party_distribution_keeps_its_name(site: Site) -> None:
         ("a-lookalike", "conflict"),
         ("rib-plugin-digits", "ok"),
     ]
-    assert "also claimed by rib-plugin-digits 1.0;" in catalog.plugins[0].reason
+    assert catalog.plugins[0].reason.endswith("by rib-plugin-digits 1.0; uninstall a-lookalike")
     assert ids(catalog) == ["digits/ours"]
+
+
+def test_a_first_party_distribution_has_no_right_to_other_names(site: Site) -> None:
+    """Anybody can call a distribution rib-plugin-timm."""
+    site.add("shared", distribution="rib-plugin-timm")
+    site.add("shared", distribution="rib-plugin-x")
+    assert {plugin.status for plugin in site.load().plugins} == {"conflict"}
+
+
+def test_a_distribution_that_names_a_plugin_twice_is_told_so(site: Site) -> None:
+    site.add("mine")
+    (point,) = site.entry_points()
+    again = metadata.EntryPoint("mine", "other.module", "rib_harness")._for(point.dist)
+    catalog = load_catalog(entry_points=[point, again], environ={})
+    assert {plugin.reason for plugin in catalog.plugins} == {
+        "rib-plugin-mine names the plugin 'mine' twice among its entry points"
+    }
+
+
+@pytest.mark.parametrize("case", ["conflict", "incompatible"])
+def test_strict_raises_for_these_too(case: str, site: Site) -> None:
+    site.add("mine", methods("x").replace("API = 1", f"API = {1 + (case == 'incompatible')}"))
+    if case == "conflict":
+        site.add("mine", distribution="rib-plugin-other")
+    with pytest.raises(PluginError, match="mine: "):
+        site.load({"RIB_STRICT_PLUGINS": "1"})
+
+
+@pytest.mark.parametrize("name", ["Big Name", "a/b", "a:b", "\x1b[31mred"])
+def test_a_plugin_whose_name_cannot_be_asked_for_is_broken(name: str, site: Site) -> None:
+    module = site.add("mine")
+    point = metadata.EntryPoint(name, module, "rib_harness")
+    plugin = only(load_catalog(entry_points=[point], environ={}))
+    assert plugin.reason == "ValueError: a plugin's name is lower-case words joined by hyphens"
+
+
+@pytest.mark.parametrize("damage", ["entry_points.txt", "METADATA"])
+def test_a_damaged_distribution_takes_nobody_with_it(
+    damage: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Source: what importlib.metadata itself raises for such files."""
+    site.add("good")
+    site.add("bad")
+    file = site.folder / "rib_plugin_bad-1.0.dist-info" / damage
+    file.write_bytes(
+        b"[rib_harness]\nno equals sign\n" if damage == "entry_points.txt" else b"\xff"
+    )
+    found = list(metadata.distributions(path=[str(site.folder)]))
+    monkeypatch.setattr(metadata, "distributions", lambda: iter(found))
+    fate = {plugin.distribution: plugin.status for plugin in load_catalog(environ={}).plugins}
+    assert fate.pop("rib-plugin-good") == "ok"
+    assert set(fate.values()) == {"broken"}
+
+
+def test_what_a_plugin_prints_is_not_among_the_results(
+    site: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Below Python too: by a child, or straight to the file descriptor."""
+    site.add(
+        "loud",
+        "import os, subprocess, sys\nprint('one')\nos.write(1, b'two')\n"
+        "subprocess.run(['echo', 'three'])\nsys.__stdout__.write('four')\n" + methods("x"),
+    )
+    assert only(site.load()).status == "ok"
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert all(word in err for word in ("one", "two", "three", "four"))
 
 
 def test_a_rival_does_not_explain_a_typo_in_the_plugin_that_loaded(site: Site) -> None:
@@ -402,6 +532,33 @@ def test_a_rival_does_not_explain_a_typo_in_the_plugin_that_loaded(site: Site) -
     site.add("digits", methods("ours"), distribution="rib-plugin-digits")
     with pytest.raises(UnknownComponentError, match="Did you mean 'digits/ours'"):
         site.load().get("method", "digits/oars")
+
+
+# Aliases
+
+FAMILY = (
+    "BackboneSpec(name={name!r}, target='a.b:C', summary='', label_space=SPACE, family=True, "
+    "variants=(Variant(tag='t', alias={alias!r}),))"
+)
+PLAIN = "BackboneSpec(name='tiny', target='a.b:C', summary='', label_space=SPACE)"
+
+
+def test_an_alias_never_takes_the_place_of_a_component(site: Site) -> None:
+    site.add("good", returning(PLAIN, hook="register_backbones"))
+    site.add("thief", returning(FAMILY.format(name="fam", alias="tiny"), hook="register_backbones"))
+    catalog = site.load()
+    for name in ("tiny", "good/tiny"):
+        assert catalog._without_alias(Reference(name)) == Reference(name)
+    assert catalog._without_alias(Reference("thief/tiny")) == Reference("thief/fam", "t")
+
+
+def test_an_alias_of_two_families_is_ambiguous(site: Site) -> None:
+    for name in ("one", "two"):
+        family = FAMILY.format(name=f"fam-{name}", alias="tiny")
+        site.add(name, returning(family, hook="register_backbones"))
+    with pytest.raises(AmbiguousComponentError, match="2 backbones are called 'tiny': one/tiny"):
+        site.load().bind("backbone", "tiny")
+    assert site.load()._without_alias(Reference("two/tiny")) == Reference("two/fam-two", "t")
 
 
 # Names
@@ -695,11 +852,13 @@ def test_an_observer_that_raises_changes_no_number(
     alone = numbers("alone", installed)
     assert not caplog.records
     assert numbers("watched", [*installed, *site.entry_points()]) == alone
-    seen = {record.getMessage() for record in caplog.records}
-    assert seen == {
+    seen = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert seen == [  # each once with its traceback
         f"the observer watcher.{name} failed"
         for name in ("run_started", "step_finished", "run_finished")
-    }
+    ]
+    again = {record.getMessage() for record in caplog.records if not record.exc_info}
+    assert again == {"the observer watcher.step_finished failed: OSError: step_finished"}
 
 
 # Components
@@ -719,8 +878,6 @@ def component(site: Site) -> Callable[..., Component]:
 
 
 def test_fixed_arguments_are_no_options(component: Callable[..., Component]) -> None:
-    from rib_harness.options import Reference
-
     source = "class Mine:\n    def __init__(self, part, size: int = 3):\n"
     source += "        self.got = (part, size)\n"
     made = component(source, target="fake_target:Mine", name="fixed", arguments={"part": "r"})
@@ -741,8 +898,6 @@ def test_fixed_arguments_are_no_options(component: Callable[..., Component]) -> 
 def test_a_target_is_given_a_path_where_it_asks_for_one(
     component: Callable[..., Component], tmp_path: Path
 ) -> None:
-    from rib_harness.options import Reference
-
     source = "from pathlib import Path\n\nclass Mine:\n"
     source += "    def __init__(self, file: Path | None = None, word: str = ''):\n"
     source += "        self.got = (file, word)\n"
@@ -751,3 +906,41 @@ def test_a_target_is_given_a_path_where_it_asks_for_one(
     bound = made.bind(Reference.parse(f"reads:file={tmp_path},word=x"))
     assert bound.build().got == (tmp_path, "x")
     assert bound.options["file"] == str(tmp_path)  # as JSON has it
+
+
+UNTIDY = (
+    HEAD
+    + """
+import os
+import torch
+
+@hookimpl
+def run_started(event):
+    os.chdir("/")
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    raise GeneratorExit
+"""
+)
+
+
+def test_an_observer_leaves_folder_and_defaults_as_they_were(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    site.add("watcher", UNTIDY)
+    before = (Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled())
+    site.load().notify(Event("run_started", "store"), logging.getLogger("rib_harness"))
+    assert (Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled()) == before
+    assert [record.getMessage() for record in caplog.records] == [
+        "the observer watcher.run_started failed"
+    ]
+
+
+def test_a_plugin_is_blocked_by_its_distributions_name_too(site: Site) -> None:
+    site.add("mine", distribution="rib-plugin-other")
+    for environ in ({"RIB_PLUGINS_BLOCK": "rib-plugin-other"}, {"RIB_PLUGINS": "x"}):
+        assert only(site.load(environ)).status == "blocked"
+    assert only(site.load({"RIB_PLUGINS": "rib-plugin-other"})).status == "ok"
+    assert only(site.load(block=["rib-plugin-other"])).reason == "blocked by --no-plugin"
