@@ -19,7 +19,8 @@ import json
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -201,11 +202,19 @@ def load_target(target: str, what: str) -> Any:
     """Import `package.module:attribute`."""
     module_name, _, attribute = target.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{what} could not be loaded from {target}: {type(error).__name__}: {error}"
         ) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        said = "is no class or function" if hasattr(module, attribute) else "is not there"
+        raise PluginError(
+            f"{what} points to {target}, and {attribute} {said}."
+            f"{nearest(attribute, filter(str.isidentifier, vars(module)))}"
+        )
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -223,7 +232,7 @@ def signature_of(target: str, what: str) -> Signature:
     if found.origin and found.origin.endswith(".py"):
         try:
             tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
-            return _from_source(tree, attribute)
+            return _readable(_from_source(tree, attribute), _aliases(tree))
         except SyntaxError as error:
             raise PluginError(
                 f"{what} could not be loaded from {target}: SyntaxError: {error}"
@@ -290,6 +299,50 @@ def _from_arguments(node: ast.FunctionDef, doc: str, *, skip_self: bool) -> Sign
     return Signature(options, extra=node.args.kwarg is not None, doc=doc)
 
 
+def _aliases(tree: ast.Module) -> dict[str, str]:
+    """Module-level names of types, `Average = Literal["logits", "probabilities"]`, as written."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target: Any = node.targets[0]
+        elif isinstance(node, ast.AnnAssign) or type(node).__name__ == "TypeAlias":  # `type X = …`
+            target = getattr(node, "target", None) or node.name  # type: ignore[union-attr]
+        else:
+            continue
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and value is not None:
+            found[target.id] = ast.unparse(value)
+    return found
+
+
+def _readable(signature: Signature, aliases: Mapping[str, str]) -> Signature:
+    """The signature with every type written out, so that values can be checked against it.
+
+    Raises:
+        _UnreadableError: a type is neither known nor an alias of the same module.
+    """
+    options = []
+    for option in signature.options:
+        text = option.annotation
+        for _ in range(5):  # an alias of an alias
+            if _type_of(text) is None:
+                text = re.sub(r"\b[A-Za-z_]\w*\b", lambda m: aliases.get(m[0], m[0]), text)
+        if _type_of(text) is not None:
+            option = replace(option, annotation=text)
+        elif option.default != REQUIRED:  # what has no default may be no option: a metric's inputs
+            raise _UnreadableError
+        options.append(option)
+    return replace(signature, options=tuple(options))
+
+
+def _type_of(annotation: str) -> Any:
+    """What an annotation means; None where a name in it is not known."""
+    try:
+        return eval(annotation, _names())
+    except Exception:
+        return None
+
+
 def _literal(value: ast.expr | None) -> Any:
     if value is None:
         return REQUIRED
@@ -305,6 +358,9 @@ def _from_object(target: Any) -> Signature:
     options, extra = [], False
     fields = getattr(target, "__dataclass_fields__", {})
     factories = {name: field.default_factory for name, field in fields.items()}
+    hints: dict[str, Any] = {}
+    with suppress(Exception):  # a name that is imported for type checkers only
+        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
     for parameter in inspect.signature(target).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             extra = True
@@ -314,6 +370,10 @@ def _from_object(target: Any) -> Signature:
             if not isinstance(annotation, str):
                 annotation = inspect.formatannotation(annotation)
             annotation = re.sub(r"\b(typing|pathlib)\.", "", annotation)
+            if _type_of(annotation) is None and parameter.name in hints:
+                written = inspect.formatannotation(hints[parameter.name])
+                written = re.sub(r"\b(typing|pathlib)\.", "", written)
+                annotation = written if _type_of(written) is not None else annotation
             default = REQUIRED if parameter.default is empty else parameter.default
             if repr(default) == "<factory>":  # of a dataclass's field
                 default = factories[parameter.name]()
@@ -351,10 +411,8 @@ def _convert(option: Option, value: Any) -> Any:
     """A value of the option's type, from a text or from a TOML value."""
     from pydantic import TypeAdapter, ValidationError
 
-    try:
-        annotation = eval(option.annotation, _names())
-    except Exception:
-        annotation = Any
+    annotation = _type_of(option.annotation)
+    annotation = Any if annotation is None else annotation
     if isinstance(value, str):
         value = _unprotected(value)
         if value.lower() in ("none", "null") and re.search(r"None|Optional", option.annotation):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("rib-harness", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
@@ -28,6 +32,23 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "packages": versions,
     }
+
+
+def code_digest(targets: Iterable[str]) -> str:
+    """A hash of the sources of the packages in which targets `package.module:attribute` live.
+
+    Of what was made with a plugin under development it says whether its code is still the same.
+    """
+    digest = hashlib.sha256()
+    for name in sorted({target.partition(":")[0].partition(".")[0] for target in targets}):
+        found = importlib.util.find_spec(name)
+        places = list(found.submodule_search_locations or []) if found else []
+        files = [file for place in places for file in sorted(Path(place).rglob("*.py"))]
+        if not places and found and found.origin and Path(found.origin).is_file():
+            files = [Path(found.origin)]
+        for file in files:
+            digest.update(f"{name}/{file.name}".encode() + file.read_bytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def cost(seconds: float, device: Any) -> dict[str, Any]:

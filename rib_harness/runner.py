@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tomli_w
 
-from rib_harness.catalog import Catalog, guarded, load_catalog
+from rib_harness.catalog import Bound, Catalog, guarded, load_catalog
 from rib_harness.config import RunConfig, check_requirements, make_config
 from rib_harness.errors import (
     ConfigError,
@@ -36,13 +36,13 @@ from rib_harness.known_answers import Miss, misses
 from rib_harness.matrix import Cell
 from rib_harness.plan import Plan, PlannedBackbone, PlannedDataset, Step, make_plan
 from rib_harness.progress import Progress, Silence
-from rib_harness.provenance import cost, environment
+from rib_harness.provenance import code_digest, cost, environment
 from rib_harness.pruning import held_out, is_pruned, kept, needs_scores
 from rib_harness.results import Results, collect
 from rib_harness.scores import Scores
 from rib_harness.signals import TerminateAsInterrupt
 from rib_harness.specs import Event
-from rib_harness.store import Store, full_disk, is_full
+from rib_harness.store import Store, full_disk, is_full, write_atomically
 
 if TYPE_CHECKING:
     from rib_harness.engine.classifier import Classifier
@@ -452,8 +452,7 @@ class _Walk:
             for reference, needed in needs.items():
                 if store.done(needed.key) is None:
                     raise RibError(f"it needs {reference}, which failed.")
-            work = store.work(step.key)
-            work.mkdir(parents=True, exist_ok=True)
+            work = self.work_of(step)
             pretrained = self.pretrained(step.backbone)
             before = pretrained.fingerprint()
             pixels, held = self.pixels_to_train_on(step)
@@ -474,10 +473,12 @@ class _Walk:
                 progress=self.progress,
                 label=step.id.removeprefix("finetune/"),
             )
+            method = step.method.build()
+            self.check_method(method, step.method)
             begun = time.monotonic()
             # A method may draw before its first fit, or between two: from (seed, key) only.
             with self.tracked(step) as task.log, seeded(step.key):
-                classifier = step.method.build().finetune(task)
+                classifier = method.finetune(task)
             seconds = time.monotonic() - begun
             if pretrained.fingerprint() != before:
                 self._built.clear()
@@ -492,6 +493,26 @@ class _Walk:
                 histories = sorted(work.glob("history-*.jsonl"))
                 (folder / "history.jsonl").write_text("".join(h.read_text() for h in histories))
         store.discard_work(step.key)
+
+    def work_of(self, step: Step) -> Path:
+        """Where the state of its fits is kept; empty where other code of the method left it.
+
+        Keys hold versions, not code; but a fit that some code began, no other may go on with.
+        """
+        work = self.store.work(step.key)
+        methods = [one for one in (step.method, *step.calls.values()) if one is not None]
+        code = code_digest(one.spec.target for one in methods)
+        file = work / "code"
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        if before != code:
+            if list(work.glob("*.safetensors")):
+                self.progress.say(
+                    f"{step.id}: the code of {step.method and step.method.component.id} has "
+                    "changed since its fit was begun, which starts again."
+                )
+            self.store.discard_work(step.key)
+            write_atomically(file, code)
+        return work
 
     def probe(self, step: Step) -> Probe | None:
         """What measures its models while they train, if that is asked for."""
@@ -515,6 +536,26 @@ class _Walk:
         settings = {**step.recipe.model_dump(), "step": step.id, "key": step.key}
         with self.trackers.step(step.id.removeprefix("finetune/"), step.key, settings) as log_to:
             yield log_to
+
+    def check_method(self, method: object, bound: Bound) -> None:
+        """Raise where a checkpoint of it could not be loaded, before it trains for hours.
+
+        Raises:
+            PluginError: it says one thing of its architecture, and does another.
+        """
+        what, mergeable = bound.component.what, bound.spec.mergeable
+        if bound.spec.chooses or mergeable == (not hasattr(method, "rebuild")):
+            return
+        if mergeable:
+            raise PluginError(
+                f"{what} has a `rebuild`, so its result is not of the backbone's architecture: say "
+                "mergeable=False in its spec."
+            )
+        raise PluginError(
+            f"{what} says mergeable=False, and {type(method).__name__} has no "
+            "`rebuild(self, pretrained) -> Classifier`: add it. It makes what `finetune` returns, "
+            "untrained, to load a checkpoint into."
+        )
 
     def check_result(self, classifier: object, step: Step, facts: Mapping[str, Any]) -> None:
         """Raise for what cannot be stored, or not be loaded again.
@@ -541,8 +582,9 @@ class _Walk:
             differ = sorted(k for k in {**own, **came} if own.get(k) != came.get(k))
             raise PluginError(
                 f"{what}: its result has another architecture ({differ[0]} and {len(differ) - 1} "
-                "more tensors differ) than what a checkpoint of it is loaded into: say "
-                "mergeable=False in its spec and give it a `rebuild` that makes this architecture."
+                "more tensors differ) than what a checkpoint of it is loaded into: "
+                + ("" if rebuild else "say mergeable=False in its spec and give it a `rebuild` ")
+                + ("make that one in its `rebuild`." if rebuild else "that makes that one.")
             )
         for name, tensor in classifier.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -274,3 +274,35 @@ def test_without_its_package_it_is_unknown(site: Path, tmp_path: Path) -> None:
     done = cli(tmp_path, "plan", "--method", "mine")
     assert done.returncode == 1
     assert "Error: No method is called 'mine'." in done.stderr
+
+
+CRASHING = METHOD.replace(
+    "        return task.fit(task.pretrained.copy(), loss)\n",
+    "        model = task.fit(task.pretrained.copy(), loss, lr=0.5)\n        return modle\n",
+)
+
+
+def test_a_fit_that_other_code_began_starts_again(tmp_path: Path) -> None:
+    """Source: the mended method in a store of its own."""
+    folder = tmp_path / "site"
+    for path, text in PACKAGES["rib-mine"][1].items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    info = folder / "rib_mine-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rib-mine\nVersion: 1.5\n")
+    (info / "entry_points.txt").write_text("[rib_harness]\nmine = rib_mine.plugin\n")
+
+    def run(store: str) -> subprocess.CompletedProcess[str]:
+        asked = ["run", "-m", "mine", "-d", "digits-r", "-d", "digits-a", "--limit", "3",
+                 "--set", "recipe.epochs=2", "--store", str(tmp_path / store)]  # fmt: skip
+        return cli(folder, *asked)
+
+    (folder / "rib_mine/mine.py").write_text(CRASHING)
+    done = run("store")
+    assert done.returncode == 1 and "name 'modle' is not defined" in done.stderr
+    (folder / "rib_mine/mine.py").write_text(METHOD)
+    mended, fresh = run("store"), run("fresh")
+    assert mended.returncode == fresh.returncode == 0
+    assert "the code of mine/mine has changed since its fit was begun" in mended.stderr
+    assert mended.stdout == fresh.stdout

@@ -22,8 +22,10 @@ from rib_harness.options import (
     REQUIRED,
     Reference,
     Signature,
+    _aliases,
     _from_object,
     _from_source,
+    _readable,
     _UnreadableError,
     argument_docs,
     load_target,
@@ -477,8 +479,13 @@ def test_targets_of_rarer_shapes(source: str, options: dict[str, Any], module: M
 
 def test_a_target_that_is_not_there(module: Module) -> None:
     name = module("x = 1\n")
-    with pytest.raises(PluginError, match=f"^it could not be loaded from {name}:Mine: Attribute"):
+    with pytest.raises(PluginError, match=f"^it points to {name}:Mine, and Mine is not there"):
         signature_of(f"{name}:Mine", "it")
+    near = module("class Mime: ...\nmine = 1\n")
+    with pytest.raises(PluginError, match=r"and Mine is not there\. Did you mean .*'Mime'"):
+        load_target(f"{near}:Mine", "it")
+    with pytest.raises(PluginError, match="and mine is no class or function"):
+        load_target(f"{near}:mine", "it")
     broken = module("def broken(:\n")
     with pytest.raises(PluginError, match=r"^it could not be loaded from"):
         load_target(f"{broken}:Mine", "it")
@@ -552,7 +559,8 @@ def test_source_and_object_say_the_same(target: str) -> None:
     assert found is not None and found.origin is not None
     imported = _from_object(load_target(target, "it"))
     try:
-        read = _from_source(ast.parse(Path(found.origin).read_text()), attribute)
+        tree = ast.parse(Path(found.origin).read_text())
+        read = _readable(_from_source(tree, attribute), _aliases(tree))
     except _UnreadableError:  # e.g. inherited fields: the object is asked instead
         read = imported
     assert short(read) == short(imported)
@@ -614,3 +622,31 @@ def test_what_is_no_family_takes_no_member() -> None:
     )
     with pytest.raises(ConfigError, match=r"got 'x'\. Its options: none\."):
         CATALOG.bind("method", "ft:x")
+
+
+ALIAS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Average = Literal["logits", "probabilities"]
+Again: TypeAlias = Average
+
+@dataclass(frozen=True)
+class Mine:
+    average: Again = "logits"
+"""
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_choice_with_a_name_of_its_own_is_checked(elsewhere: bool, module: Module) -> None:
+    """Whether the alias stands in the same module, or is imported."""
+    source = ALIAS
+    if elsewhere:
+        types = module("from typing import Literal\nAverage = Literal['logits', 'probabilities']\n")
+        source = ALIAS.replace('Average = Literal["logits", "probabilities"]',
+                               f"from {types} import Average")  # fmt: skip
+    signature = signature_of(f"{module(source)}:Mine", "it")
+    assert signature.options[0].annotation == "Literal['logits', 'probabilities']"
+    with pytest.raises(ConfigError, match="Input should be 'logits' or 'probabilities'"):
+        signature.bind({"average": "foo"}, "it")

@@ -560,6 +560,39 @@ def test_why_explains_a_step_that_is_not_done_and_what_lies_behind_a_checkpoint(
         assert document["differs"] == ["checkpoint.recipe.lr"]
 
 
+class Another:
+    def finetune(self, task: Any) -> Any:
+        return task.fit(task.pretrained.copy())
+
+
+class Rebuilt(Another):
+    def rebuild(self, pretrained: Any) -> Any:
+        return pretrained.copy()
+
+
+class Careless:
+    def finetune(self, task: Any) -> Any:
+        return task.fit(task.pretrained)
+
+
+@pytest.mark.parametrize(
+    ("target", "mergeable", "said"),
+    [
+        (Another, False, "says mergeable=False, and Another has no `rebuild"),
+        (Rebuilt, True, "say mergeable=False in its spec"),
+        (Careless, True, "task.fit was given task.pretrained, which stays untouched: fit a copy"),
+    ],
+)
+def test_a_method_at_fault_is_told_before_it_trains(
+    target: type, mergeable: bool, said: str
+) -> None:
+    spec = MethodSpec(name="odd", target="", summary="", mergeable=mergeable)
+    catalog = catalog_with((spec, target))
+    with pytest.raises(RibError, match=said):
+        execute(open_session(make_config(settings(method="odd")), catalog=catalog))
+    assert not list(Path("store").glob("work/*/stage-*"))
+
+
 def test_the_api_refuses_what_it_would_ignore() -> None:
     with pytest.raises(TypeError, match="evaluate\\(\\) takes no method"):
         rib_harness.evaluate(method="ft")

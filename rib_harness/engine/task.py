@@ -237,6 +237,9 @@ class Task:
     ) -> Classifier:
         """Train what requires gradients in `model`; call it several times for several stages.
 
+        Each call draws for itself (the order of the images, dropout), the first as plain
+        fine-tuning does: so several fits of copies are as several seeds.
+
         Args:
             model: trained in place and returned, in eval mode.
             loss: (model, batch) → scalar; None is `cross_entropy`.
@@ -246,6 +249,11 @@ class Task:
                 that made it are still there. What it keeps belongs in `state`.
             recipe: values that replace the recipe's, e.g. `lr=task.recipe.lr / 2`.
         """
+        if model is self.pretrained:
+            raise ConfigError(
+                [f"{self.label}: task.fit was given task.pretrained, which stays untouched: fit a "
+                 "copy, task.pretrained.copy()."]
+            )  # fmt: skip
         return self._fit(
             model, loss or self.cross_entropy, _Images(self), recipe, ema, state, after_step
         )
