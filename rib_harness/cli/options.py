@@ -77,10 +77,10 @@ _TRAIN = [
            help="A value of the recipe, e.g. recipe.lr=0.001. Repeatable. Keys: optimizer, lr, "
                 "momentum, weight_decay, schedule, warmup_steps, batch_size, micro_batch, epochs, "
                 "max_steps, clip_grad, precision, augment, per_class, held_out, keep, keep_by."),
-    option("--search", multiple=True, metavar="[METHOD:]OPTION=V,V…",
+    option("--search", multiple=True, metavar="OPTION=V,V…",
            help="Choose a method's option on a held-out part of each fine-tuning set, e.g. "
-                "lambda=0.01,0.1,1. Repeatable."),
-    option("--sweep", multiple=True, metavar="[METHOD:]OPTION=V,V…",
+                "lambda=0.01,0.1,1, or of one method, ewc:lambda=0.1,1. Repeatable."),
+    option("--sweep", multiple=True, metavar="OPTION=V,V…",
            help="One method for each value, e.g. wise-ft:alpha=0,0.5,1. Repeatable."),
     option("--accept-license", multiple=True, metavar="NAME",
            help="Fine-tune on this dataset too, though its licence forbids it (objectnet). "

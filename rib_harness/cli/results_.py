@@ -67,7 +67,7 @@ def command(
     if problems := [*left_out, *sorted(results.damaged)]:
         raise RibError("\n".join(problems))
     if not results.complete:
-        raise RibError("INCOMPLETE: cells are missing; the command that made the run goes on.")
+        raise RibError("INCOMPLETE: cells are missing; the same `rib-harness run` again computes only these.")
 
 
 def _document(results: Results, catalog: Catalog, form: str) -> str | bytes:
