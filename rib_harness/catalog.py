@@ -342,12 +342,12 @@ class Catalog:
             )
         self._explain_missing_plugin(kind, name)
         # Read when needed only: most starts never look into it.
-        from rib_harness.registry import load_registry
+        from rib_harness.registry import known_plugins
 
         known = set(components) if "/" in name else {c.spec.name for c in components.values()}
         if kind == "backbone":
             known |= {variant.alias for _, variant in self.aliases()}
-        away = load_registry().install_hint(kind, name, {p.distribution for p in self.plugins})
+        away = known_plugins().install_hint(kind, name, {p.distribution for p in self.plugins})
         message = f"No {kind} is called {name!r}.{'' if away else nearest(name, known)}"
         hurt = [p for p in self.plugins if p.status != "ok"]
         if hurt:

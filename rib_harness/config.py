@@ -196,6 +196,14 @@ def check_requirements(requires: tuple[str, ...]) -> None:
     for text in requires:
         try:
             requirement = Requirement(text)
+            if requirement.url or requirement.extras:
+                problems.append(
+                    f"requires: {text!r} has an URL or extras, which cannot be checked: expected "
+                    "names and versions only, such as 'rib-plugin-x>=0.3'."
+                )
+                continue
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+                continue  # of another platform or Python
             found = metadata.version(requirement.name)
         except InvalidRequirement:
             problems.append(f"requires: {text!r} is no requirement such as 'rib-plugin-x>=0.3'.")

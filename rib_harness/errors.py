@@ -61,7 +61,7 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
     " Did you mean 'lwf'?"
     """
     lower = {one.lower(): one for one in known}
-    close = [lower[one] for one in get_close_matches(name.lower(), lower, n=limit)]
+    close = [lower[one] for one in get_close_matches(name.lower(), lower, n=limit, cutoff=0.55)]
     if not close:
         return ""
     return f" Did you mean {' or '.join(repr(match) for match in close)}?"

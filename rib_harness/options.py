@@ -141,6 +141,11 @@ class Option:
         return self.parameter.rstrip("_")
 
     @property
+    def is_checked(self) -> bool:
+        """Whether values are checked against its type; not where the type cannot be told."""
+        return _type_of(self.annotation) is not None
+
+    @property
     def is_path(self) -> bool:
         """Paths say where something lies, not what it is: they stay out of keys."""
         return re.search(r"\b(Path|Location)\b", self.annotation) is not None
@@ -305,10 +310,10 @@ def _aliases(tree: ast.Module) -> dict[str, str]:
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target: Any = node.targets[0]
-        elif isinstance(node, ast.AnnAssign) or type(node).__name__ == "TypeAlias":  # `type X = …`
-            target = getattr(node, "target", None) or node.name  # type: ignore[union-attr]
-        else:
-            continue
+        elif isinstance(node, ast.AnnAssign):
+            target = node.target
+        else:  # `type X = …`, since Python 3.12
+            target = getattr(node, "name", None)
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and value is not None:
             found[target.id] = ast.unparse(value)
@@ -360,7 +365,8 @@ def _from_object(target: Any) -> Signature:
     factories = {name: field.default_factory for name, field in fields.items()}
     hints: dict[str, Any] = {}
     with suppress(Exception):  # a name that is imported for type checkers only
-        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+        made = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
+        hints = typing.get_type_hints(made)
     for parameter in inspect.signature(target).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             extra = True

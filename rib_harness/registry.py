@@ -8,6 +8,7 @@ imports or installs a plugin, and nothing goes over the network.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +18,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rib_harness.errors import RibError, nearest
+
+log = logging.getLogger("rib_harness")
 
 #: Version of the index's form.
 FORMAT = "rib-harness.registry/1"
@@ -65,7 +75,7 @@ class Entry(BaseModel):
         default_factory=dict, description="Kind → canonical ids `plugin/name` of its components."
     )
 
-    @field_validator("summary", "maintainers")
+    @field_validator("summary", "repository", "maintainers")
     @classmethod
     def _one_line(cls, value: Any) -> Any:
         # It is shown in terminals, and its author is anybody.
@@ -76,6 +86,26 @@ class Entry(BaseModel):
                 raise ValueError("still to be filled in")
         return value
 
+    @field_validator("provides")
+    @classmethod
+    def _once(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for kind, ids in value.items():
+            for one in ids:
+                if ids.count(one) > 1:
+                    raise ValueError(f"the {kind} {one!r} is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _of_this_repository(self) -> Entry:
+        if (self.tier == "first-party") != self.repository.startswith("plugins/"):
+            raise ValueError(
+                "a plugin of this repository is first-party and has the repository "
+                f"'plugins/{self.name}'; any other has another tier and an URL (https)"
+            )
+        if self.tier == "first-party" and self.repository != f"plugins/{self.name}":
+            raise ValueError(f"expected the repository 'plugins/{self.name}'")
+        return self
+
     @property
     def ids(self) -> tuple[str, ...]:
         """Canonical ids of all its components."""
@@ -83,8 +113,9 @@ class Entry(BaseModel):
 
     @property
     def plugins(self) -> tuple[str, ...]:
-        """Names of its plugins, the first halves of its ids."""
-        return tuple(dict.fromkeys(one.partition("/")[0] for one in self.ids))
+        """Names of its plugins: the first halves of its ids; without ids, after its own name."""
+        names = dict.fromkeys(one.partition("/")[0] for one in self.ids)
+        return tuple(names) or (self.name.removeprefix("rib-plugin-"),)
 
     @property
     def installed(self) -> str | None:
@@ -110,37 +141,63 @@ def read_entries(folder: Path) -> list[Entry]:
         try:
             entry = Entry.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except ValidationError as error:
-            for item in error.errors():
-                field = ".".join(map(str, item["loc"]))
-                close = (
-                    nearest(field, Entry.model_fields) if item["type"] == "extra_forbidden" else ""
-                )
-                problems.append(
-                    f"{path.name}: {field}: {item['msg']}, got {item['input']!r}.{close}"
-                )
+            problems += [f"{path.name}: {_told(item)}" for item in error.errors()]
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             problems.append(f"{path.name} is not valid TOML: {error}")
         else:
             entries.append(entry)
             if entry.name != path.stem:
                 problems.append(f"{path.name}: name: expected {path.stem!r}, got {entry.name!r}.")
-    problems += _clashes(entries)
+    problems += _clashes(entries) + _strangers(entries, folder.absolute().parents[1])
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise RegistryError(f"{len(problems)} problem(s) in {folder}:\n{lines}")
     return entries
 
 
+def _told(item: Mapping[str, Any]) -> str:
+    """One problem of a field, or of the whole entry."""
+    field = ".".join(map(str, item["loc"]))
+    if not field:
+        return f"{item['msg']}."
+    close = nearest(field, Entry.model_fields) if item["type"] == "extra_forbidden" else ""
+    return f"{field}: {item['msg']}, got {item['input']!r}.{close}"
+
+
 def _clashes(entries: Iterable[Entry]) -> list[str]:
-    """Plugin names that two distributions claim: installed together, neither would load."""
-    owner: dict[str, str] = {}
+    """Names that two distributions claim.
+
+    With one plugin name neither would load beside the other; with one short name of a component,
+    what runs today with the short name would stop with the second one installed. First come those
+    of this repository, then those that are archived, which nobody changes any more.
+    """
+    rank = {"first-party": 0, "archived": 1}
+    owner: dict[tuple[str, str], str] = {}
+    problems = []
+    for entry in sorted(entries, key=lambda entry: (rank.get(entry.tier, 2), entry.name)):
+        claims = [("plugin", plugin) for plugin in entry.plugins]
+        claims += [(k, one.partition("/")[2]) for k, ids in entry.provides.items() for one in ids]
+        for kind, name in claims:
+            first = owner.setdefault((kind, name), entry.name)
+            if first != entry.name and (kind == "plugin" or entry.tier not in rank):
+                problems.append(f"{entry.name}.toml: the {kind} name {name!r} is taken by {first}.")
+    return problems
+
+
+def _strangers(entries: Iterable[Entry], root: Path) -> list[str]:
+    """Entries that say they are of this repository, which has no such distribution."""
     problems = []
     for entry in entries:
-        for plugin in entry.plugins:
-            first = owner.setdefault(plugin, entry.name)
-            if first != entry.name:
+        if entry.tier == "first-party":
+            file = root / entry.repository / "pyproject.toml"
+            try:
+                name = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["name"]
+            except (OSError, ValueError, KeyError, TypeError):
+                name = None
+            if name != entry.name:
                 problems.append(
-                    f"{entry.name}.toml: the plugin name {plugin!r} is taken by {first}."
+                    f"{entry.name}.toml: repository: {entry.repository} holds no distribution "
+                    f"{entry.name!r}."
                 )
     return problems
 
@@ -243,6 +300,24 @@ def load_registry(path: Path | None = None) -> Registry:
     return Registry() if place is None else _read(place)
 
 
+def known_plugins() -> Registry:
+    """As `load_registry`; an empty one, and a warning, where the index is damaged.
+
+    For all that can do without: what is installed can be listed, removed and run all the same.
+    """
+    try:
+        return load_registry()
+    except RegistryError as error:
+        _warn(str(error))
+        return Registry()
+
+
+@lru_cache(maxsize=4)
+def _warn(text: str) -> None:
+    """Once a process."""
+    log.warning("%s No plugin counts as known.", text)
+
+
 def _index() -> Path | None:
     """In a wheel beside this module, else in the checkout."""
     places = (Path(__file__).with_name("registry.json"), FOLDER / "index.json")
@@ -258,7 +333,7 @@ def _read(path: Path) -> Registry:
             raise RegistryError(f"{path}: expected format {FORMAT!r}, got {found!r}.")
         return Registry(Entry.model_validate(entry) for entry in data["plugins"])
     except (OSError, ValueError, KeyError, TypeError) as error:  # a ValidationError is a ValueError
-        raise RegistryError(f"The registry's index {path} cannot be read: {error}") from None
+        raise RegistryError(f"The registry's index {path} cannot be read: {error}.") from None
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from rib_harness.catalog import Catalog
 from rib_harness.config import RunConfig, make_config
 from rib_harness.errors import ConfigError, RibError
@@ -26,6 +28,54 @@ from rib_harness.store import RUN_FORMAT, Store
 #: What may be given beside `--reproduce`: where and how fast, not what.
 MAY_DIFFER = ("store", "data", "data_root", "device", "workers", "eval_batch_size", "offline",
               "no_plugin", "save_every", "tracker", "allow_mismatch", "requires")  # fmt: skip
+
+
+class _Part(BaseModel):
+    """Of a result: what is read here must be there; what else is there does not matter."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Cell(_Part):
+    top1: float
+    correct: int = Field(ge=0)
+    n: int = Field(ge=1)
+
+
+class _Component(_Part):
+    distribution: str
+    version: str
+    editable: bool
+    commit: str
+
+
+class _Step(_Part):
+    python: str
+    packages: dict[str, str]
+    components: list[_Component]
+
+
+class _Provenance(_Part):
+    components: list[_Component] = Field(min_length=1)
+    steps: dict[str, _Step] = Field(min_length=1)
+
+
+class _Result(_Part):
+    id: str
+    suite: str
+    backbone: str
+    method: str | None
+    seed: int | None
+    members: list[str]
+    data: dict[str, str]
+    preset: str | None
+    recipe: dict[str, Any] | None
+    limit: int | None
+    accepted_licenses: list[str]
+    pre: dict[str, _Cell] = Field(min_length=1)
+    post: dict[str, dict[str, _Cell]]
+    mri: float | None
+    provenance: _Provenance
 
 
 @dataclass(frozen=True)
@@ -116,10 +166,10 @@ def find(text: str, store: Path) -> Recorded:
     if path.is_file():
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise RibError(f"{path} is no result: {error}") from None
         if isinstance(data, Mapping) and data.get("format") == RUN_FORMAT:
-            return _of_store(path.absolute().parents[1], str(data["id"]))
+            return _of_store(path.absolute().parents[1], path.stem)
         return _of_file(path, data)
     if not store.exists():
         raise RibError(
@@ -130,29 +180,56 @@ def find(text: str, store: Path) -> Recorded:
 
 def _of_store(path: Path, prefix: str) -> Recorded:
     opened = Store(path)
-    records = opened.runs()
-    found = [record for record in records if record["id"].startswith(prefix)]
-    if len(found) != 1:
-        listed = "\n".join(
-            f"  {r['id']}  {r['backbone']} · {r['method'] or 'untouched'} · seed {r['seed']}"
-            for r in found or records
-        )
-        what = f"a run whose id begins with {prefix!r}" if prefix else "one run"
+    try:
+        records = opened.runs()
+        found = [record for record in records if record["id"].startswith(prefix)]
+        if len(found) != 1:
+            raise _not_one(path, prefix, len(found), found or records)
+        (run,) = collect(opened, found)
+        result = run.to_json()
+        steps = result["provenance"]["steps"]
+        steps |= _needed(opened, steps)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RibError(
-            f"Expected {what} in the store {path}, found {len(found)}."
-            + (f" Its runs:\n{listed}\nName one by its id." if listed else "")
-        )
-    (record,) = found
-    (run,) = collect(opened, [record])
-    file = path / "configs" / f"{record['id']}.toml"
+            f"A record in {path / 'runs'} is damaged, or one of its steps: {error!r}. Delete it; "
+            "the command that made it writes it anew."
+        ) from None
+    file = path / "configs" / f"{run.id}.toml"
     try:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RibError(f"The configuration {file} of the run cannot be read: {error}") from None
-    result = run.to_json()
-    steps = result["provenance"]["steps"]
-    steps |= _needed(opened, steps)
+    _check(f"The run {run.id} of {path}", result)
     return Recorded(result, {k.replace("-", "_"): v for k, v in settings.items()}, path.absolute())
+
+
+def _not_one(path: Path, prefix: str, found: int, listed: Iterable[Mapping[str, Any]]) -> RibError:
+    lines = "\n".join(
+        f"  {r['id']}  {r['backbone']} · {r['method'] or 'untouched'} · seed {r['seed']}"
+        for r in listed
+    )
+    what = f"a run whose id begins with {prefix!r}" if prefix else "one run"
+    return RibError(
+        f"Expected {what} in the store {path}, found {found}."
+        + (f" Its runs:\n{lines}\nName one by its id." if lines else "")
+    )
+
+
+def _check(where: str, result: Any) -> None:
+    """Raise unless all that is compared is there: a check of nothing would pass.
+
+    Raises:
+        RibError: what is missing or malformed, all of it.
+    """
+    try:
+        _Result.model_validate(result)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise RibError(
+            f"{where} is no whole result, so there is nothing to compare with: "
+            f"{'; '.join(problems[:5])}{more}."
+        ) from None
 
 
 def _needed(store: Store, keys: Iterable[str]) -> dict[str, Any]:
@@ -176,16 +253,16 @@ def _of_file(path: Path, data: Any) -> Recorded:
             "STORE/runs/ID.json."
         )
     if len(results) != 1:
-        listed = ", ".join(f"{r['backbone']} · {r['method']} · seed {r['seed']}" for r in results)
+        listed = ", ".join(
+            f"{r.get('backbone')} · {r.get('method')} · seed {r.get('seed')}" for r in results
+        )
         raise RibError(
             f"{path} holds {len(results)} results ({listed}); expected one, as in "
             "`rib-harness results --format json --method M`, or the run's id."
         )
     (result,) = results
-    try:
-        return Recorded(result, _settings(result))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RibError(f"{path} is no whole result: {error!r}.") from None
+    _check(str(path), result)
+    return Recorded(result, _settings(result))
 
 
 def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,6 +337,15 @@ def unknowable(recorded: Recorded) -> list[str]:
     return sorted({c["distribution"] for c in _components(recorded) if c["commit"].endswith("+")})
 
 
+def untold(recorded: Recorded) -> list[str]:
+    """Distributions installed editable without a commit: their version says nothing of their code.
+
+    A plugin under development keeps its version while its code changes.
+    """
+    components = _components(recorded)
+    return sorted({c["distribution"] for c in components if c["editable"] and not c["commit"]})
+
+
 def narrowed(session: Session, recorded: Recorded) -> Session:
     """Only the recorded run and the steps that it needs, of all that its configuration makes.
 
@@ -307,25 +393,26 @@ def _with_needs(plan: Plan, keys: Iterable[str]) -> set[str]:
 
 
 def compare(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Where the numbers are others than they were, cell by cell, and mRI.
+    """Where the numbers are others than they were, cell by cell and both ways, and mRI.
 
     Args:
         recorded: a result as `results --format json` prints it.
         now: the same run, again.
 
     Returns:
-        Nothing where every count of right answers is the same. Top-1 is in %, mRI in points.
+        Nothing where there are the same cells with the same counts of right answers, and mRI is
+        the same to .01. Top-1 is in %, mRI in points.
     """
     then, here = _cells(recorded), _cells(now)
     found = []
-    for (source, dataset), cell in then.items():
-        again = here.get((source, dataset))
-        if again is None or (again["correct"], again["n"]) != (cell["correct"], cell["n"]):
+    for source, dataset in then | here:
+        was, cell = then.get((source, dataset)), here.get((source, dataset))
+        if was is None or cell is None or any(was[k] != cell[k] for k in ("correct", "n")):
             what = f"{source} → {dataset}" if source else f"untouched, {dataset}"
-            found.append(Difference(what, _spell(cell), _spell(again)))
-    if found and recorded["mri"] is not None:
-        again_mri = "missing" if now["mri"] is None else f"{now['mri']:+.2f}"
-        found.append(Difference("mRI", f"{recorded['mri']:+.2f}", again_mri))
+            found.append(Difference(what, _spell(was), _spell(cell)))
+    mri, again = (_points(result["mri"]) for result in (recorded, now))
+    if mri != again:
+        found.append(Difference("mRI", mri, again))
     return found
 
 
@@ -336,3 +423,7 @@ def _cells(result: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]
 
 def _spell(cell: Mapping[str, Any] | None) -> str:
     return "missing" if cell is None else f"{cell['top1']:.2f} ({cell['correct']}/{cell['n']})"
+
+
+def _points(value: float | None) -> str:
+    return "missing" if value is None else f"{value:+.2f}"

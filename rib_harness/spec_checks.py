@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rib_harness.specs import BackboneSpec, MethodSpec, MetricSpec, Spec, SuiteSpec
@@ -53,14 +52,9 @@ def checked(spec: Any, expected: type[Spec], hook: str) -> Spec:
 
 def _misfits(data: Any) -> list[tuple[str, Any, Any]]:
     """Fields of a dataclass whose value is not of the annotated type: name, value, type."""
-    hints = _hints(type(data))
+    hints = get_type_hints(type(data))
     found = [(f.name, getattr(data, f.name), hints[f.name]) for f in fields(data)]
     return [(name, value, hint) for name, value, hint in found if not _fits(value, hint)]
-
-
-@lru_cache(maxsize=32)
-def _hints(cls: Hashable) -> dict[str, Any]:
-    return get_type_hints(cls)
 
 
 def _fits(value: Any, hint: Any) -> bool:

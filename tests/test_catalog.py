@@ -628,7 +628,7 @@ def test_so_does_one_of_a_plugin_that_may_not_load(
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("json:NoSuchThing", "could not be loaded from json:NoSuchThing: AttributeError: "),
+        ("json:NoSuchThing", "points to json:NoSuchThing, and NoSuchThing is not there."),
         ("no_such_package:Mine", "points to no_such_package:Mine, but there is no module no_such"),
         ("no_such_package.mine:Mine", "could not be loaded from no_such_package.mine:Mine: Module"),
     ],

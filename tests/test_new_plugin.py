@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -91,6 +92,8 @@ def test_what_it_writes_is_tidy(kind: str, tmp_path: Path) -> None:
         ("2nd-try", "Did you mean 'nd-try'?"),
         ("a--b", "Did you mean 'a-b'?"),
         ("!", "Did you mean 'my-plugin'?"),
+        ("x" * 300, "expected a name of at most 60 letters, got 300."),
+        ("X" * 300, f"Did you mean '{'x' * 60}'?"),
         ("digits", "the plugin name 'digits' is taken by rib-plugin-digits 0.1.0. Did you mean "
          "'my-digits'?"),
         ("lwf", "a method called 'lwf' is in rib-plugin-cl-methods already"),
@@ -121,6 +124,20 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = run_cli("new-plugin", "mine", "--kind", "method", "--path", str(tmp_path / "file/x"))
     assert done.code == 1 and "cannot be written: Not a directory." in done.err
+
+
+def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:
+    done = run_cli("new-plugin", "mine", "--kind", "method", "--path", str(tmp_path / ("x" * 300)))
+    assert done.code == 1 and "cannot be written: File name too long." in done.err
+
+
+def test_the_commands_that_it_prints_are_right_where_the_path_has_a_space(tmp_path: Path) -> None:
+    """Source: the shell's own words."""
+    folder = tmp_path / "my own's"
+    done = run_cli("new-plugin", "mine", "--kind", "method", "--path", str(folder))
+    lines = [shlex.split(line) for line in done.out.splitlines() if line.startswith("  ")]
+    assert lines[0] == ["pip", "install", "-e", f"{folder}/rib-plugin-mine[test]"]
+    assert lines[1] == ["python", "-m", "pytest", f"{folder}/rib-plugin-mine"]
 
 
 def test_a_kind_is_needed() -> None:

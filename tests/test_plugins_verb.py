@@ -17,6 +17,7 @@ import pytest
 
 import rib_harness
 from rib_harness import cli
+from rib_harness.catalog import Plugin
 from rib_harness.cli import plugins_
 from rib_harness.errors import RibError
 from rib_harness.registry import Entry, Registry, load_registry
@@ -32,12 +33,14 @@ def register_methods():
 """
 
 
-def wheel(folder: Path, version: str, name: str = "rib-plugin-x", entry: str = "x") -> Path:
+def wheel(
+    folder: Path, version: str, name: str = "rib-plugin-x", entry: str = "x", source: str = PLUGIN
+) -> Path:
     """A wheel is a zip of the package and of what it says of itself."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     files = {
-        f"{module}.py": PLUGIN,
+        f"{module}.py": source,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\n"
         "Tag: py3-none-any\n",
@@ -68,17 +71,59 @@ def wheel(folder: Path, version: str, name: str = "rib-plugin-x", entry: str = "
         ("known-elsewhere", "known-elsewhere"),
         ("git+https://example.org/x", ""),
         ("https://example.org/x.whl", ""),
+        ("https://example.org/rib_plugin_x-1.0-py3-none-any.whl#sha256=5e", "rib-plugin-x"),
+        ("rib-plugin-x @ https://example.org/a/other-1.0-py3-none-any.whl", "rib-plugin-x"),
         ("./rib_plugin_x-1.0-py3-none-any.whl", "rib-plugin-x"),
+        ("rib_plugin_x-1.0-py3-none-any.whl", "rib-plugin-x"),
+        ("./rib_plugin_z-1.0.tar.gz", "rib-plugin-z"),
+        ("./odd.tar.gz", ""),
         ("./folder", ""),
+        ("folder", ""),
+        ("./project", "rib-plugin-here"),
+        ("rib-plugin-folder", "rib-plugin-folder"),
+        ("..", ""),
     ],
 )
 def test_a_name_a_path_or_an_url(text: str, distribution: str) -> None:
     wheel(Path(), "1.0")
-    Path("folder").mkdir()
+    for folder in ("folder", "project", "rib-plugin-folder"):
+        Path(folder).mkdir()
+    for file in ("rib_plugin_z-1.0.tar.gz", "odd.tar.gz"):
+        Path(file).touch()
+    Path("project/pyproject.toml").write_text('[project]\nname = "rib_plugin.Here"\n')
     fields: dict[str, Any] = {"summary": "s", "repository": "https://example.org/x",
                               "maintainers": ("Ada",), "tier": "listed"}  # fmt: skip
     registry = Registry([Entry(name="known-elsewhere", **fields)])
-    assert plugins_.wanted(text, registry) == distribution
+    found = plugins_.wanted(text, registry)
+    assert found.distribution == distribution
+    by_name = text.startswith(("rib-plugin", "RIB", "known")) and "@" not in text
+    assert bool(found.url) is not by_name
+
+
+def test_a_folder_is_a_path_and_the_installer_is_told_so() -> None:
+    """Source: pip's rule, by which a bare name is a path only if it has a / or a first dot."""
+    Path("mine").mkdir()
+    Path("pyproject.toml").write_text('[project]\nname = "rib-plugin-here"\n')
+    here = plugins_.wanted(".", Registry())
+    assert (here.text, here.distribution) == (".", "rib-plugin-here")
+    assert here.url == Path().resolve().as_uri()
+    assert plugins_.wanted("..", Registry()).url == Path("..").resolve().as_uri()
+    assert plugins_.wanted("mine", Registry()).text == "./mine"
+
+
+@pytest.mark.parametrize(
+    ("url", "recorded"),
+    [
+        ("git+https://me:secret@example.org/a@b/x", "https://example.org/a"),
+        ("git+https://example.org/x@feature/y#subdirectory=z", "https://example.org/x"),
+        ("git+ssh://git@example.org/x", "ssh://example.org/x"),
+        ("https://example.org/a@b/x-1+cpu.whl#sha256=5e", "https://example.org/a@b/x-1+cpu.whl"),
+        ("file:///a@b/x", "file:///a@b/x"),
+    ],
+)
+def test_an_url_as_the_installer_records_it(url: str, recorded: str) -> None:
+    """Source: PEP 610 and PEP 440's direct references."""
+    assert plugins_._bare(url) == recorded
 
 
 @pytest.mark.parametrize(
@@ -92,6 +137,8 @@ def test_a_name_a_path_or_an_url(text: str, distribution: str) -> None:
         ("rib plugin x", "Expected a distribution such as rib-plugin-x"),
         ("", "Expected a distribution such as rib-plugin-x"),
         ("odd.whl", "odd.whl is no wheel: "),
+        ("x" * 5000, "is not known as a plugin"),
+        ("./" + "x" * 5000, "There is no file or folder"),
     ],
 )
 def test_what_is_no_plugin_is_refused(text: str, said: str) -> None:
@@ -162,6 +209,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
+def plugin(distribution: str, name: str, url: str = "", version: str = "1.0") -> Plugin:
+    return Plugin(
+        name, distribution, version, "blocked", url=url, source="local" if url else "index"
+    )
+
+
 def call(capsys: pytest.CaptureFixture[str], *arguments: str, expect: int) -> tuple[str, str]:
     assert cli._code(["plugins", *arguments]) == expect
     told = capsys.readouterr()
@@ -184,14 +237,139 @@ def test_it_shows_what_it_will_run_and_what_the_registry_says(
 ) -> None:
     out, _ = call(capsys, "install", "rib-plugin-x", expect=1)
     assert "The registry does not know it: look at its sources." in out
-    out, _ = call(capsys, "install", "rib-plugin-timm", "--", "--pre", "-c", "a b", expect=1)
-    assert " -m pip install --pre -c 'a b' rib-plugin-timm\n" in out
+    out, _ = call(capsys, "install", "rib-plugin-timm", "--", "--pre", "-c=a b", expect=1)
+    assert " -m pip install --pre '-c=a b' rib-plugin-timm\n" in out
     assert "Installed now: rib-plugin-timm 0.1.0, " in out
     assert "The registry knows the name rib-plugin-timm: timm's pretrained" in out
     assert "first-party: of this repository, tested with it" in out
     assert "provides timm/timm" in out
     _, err = call(capsys, "install", "rib-plugin-x", "rib-plugin-y", expect=2)
     assert "One plugin at a time, got also 'rib-plugin-y'" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("rib-plugin-timm @ git+https://evil.example/t#egg=x", "https://evil.example/t"),
+        ("./rib_plugin_timm-9.9-py3-none-any.whl", "/rib_plugin_timm-9.9-py3-none-any.whl"),
+        (".", ""),
+    ],
+)
+def test_the_registry_says_nothing_of_a_path_or_an_url(
+    text: str, url: str, ran: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any wheel may bear the name of a first-party plugin."""
+    wheel(Path(), "9.9", name="rib-plugin-timm", entry="true")
+    Path("pyproject.toml").write_text('[project]\nname = "rib-plugin-timm"\n')
+    out, _ = call(capsys, "install", text, expect=1)
+    assert "first-party" not in out and "tested with it" not in out
+    place = url if "//" in url else Path().resolve().as_uri() + url
+    assert (
+        "The registry knows a plugin of this name, from plugins/rib-plugin-timm; this one comes "
+        f"from {place}, and the registry says nothing of it"
+    ) in out
+
+
+def test_a_folder_of_a_plugins_name_is_not_it(
+    ran: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("rib-plugin-timm").mkdir()
+    out, _ = call(capsys, "install", "rib-plugin-timm", expect=1)
+    assert "The folder rib-plugin-timm here is not it: that would be ./rib-plugin-timm" in out
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("uninstall", ["-y", "torch"]),
+        ("uninstall", ["torch"]),
+        *(
+            (verb, options)
+            for verb in ("install", "uninstall")
+            for options in (["-r", "FILE"], ["-r"], ["-rFILE"], ["-qr"], ["-yrFILE"],
+                            ["--requirement=FILE"], ["--requirement"], ["--requirem=FILE"],
+                            ["--requirements=FILE"], ["-e./x"], ["--editable=./x"], ["--edit=./x"],
+                            ["--group=dev"])
+        ),
+    ],
+)  # fmt: skip
+def test_other_packages_are_not_touched(
+    verb: str, options: list[str], ran: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, err = call(capsys, verb, "rib-plugin-digits", "--yes", "--", *options, expect=2)
+    assert "One plugin at a time, got also" in err or "would bring or remove other packages" in err
+    assert ran == []
+
+
+def test_options_of_the_installer_go_on(
+    ran: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--pre", "-e", "--no-deps", "-U", "--report=x", "--require-hashes", "-vvv"]
+    call(capsys, "install", "rib-plugin-digits", "--yes", "--", *options, expect=0)
+    assert ran == [[sys.executable, "-m", "pip", "install", *options, "rib-plugin-digits"]]
+
+
+# What came of it
+
+
+def test_nothing_changed_is_not_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation that leaves all as it was, of a folder that does not tell its name."""
+    there = (plugin("Rib_Plugin.x", "x", "file:///w/x"), plugin("rib-plugin-y", "y"))
+    monkeypatch.setattr(plugins_, "here", lambda: there)
+    for wanted in (
+        plugins_.Wanted("./x", "rib-plugin-x", "file:///w/x"),
+        plugins_.Wanted("./x", "", "file:///w/x"),
+    ):
+        assert plugins_._came(wanted, there) == [there[0]]
+    assert plugins_._came(plugins_.Wanted("./z"), there[:1]) == [there[1]]
+    with pytest.raises(RibError, match="no plugin came of it"):
+        plugins_._came(plugins_.Wanted("./z", "", "file:///w/z"), there)
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout", "said"),
+    [
+        (7, "", "rib-harness does not start with it: exit code 7; the last line"),
+        (0, "HELLO\n[]", "it writes to stdout while it is loaded, which is for results: 'HELLO"),
+    ],
+)
+def test_a_plugin_that_breaks_loading_is_told_with_the_way_back(
+    code: int, stdout: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = subprocess.CompletedProcess([], code, stdout, "first\nthe last line\n")
+    monkeypatch.setattr(plugins_.subprocess, "run", lambda *_, **__: answer)
+    with pytest.raises(RibError) as error:
+        plugins_._show([plugin("Rib_Plugin_x", "x")])
+    text = str(error.value)
+    assert text.startswith(f"rib-plugin-x is installed, but {said}")
+    assert text.endswith("To take it away again: rib-harness plugins uninstall rib-plugin-x")
+
+
+def test_only_what_was_installed_is_loaded_and_what_is_blocked_stays_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    statuses = {one["name"]: one["status"] for one in plugins_.load_apart(["digits"])}
+    assert statuses.pop("digits") == "ok" and set(statuses.values()) == {"blocked"}
+    monkeypatch.setenv("RIB_PLUGINS", "timm, metrics")
+    statuses = {one["name"]: one["status"] for one in plugins_.load_apart(["digits", "metrics"])}
+    assert (statuses["digits"], statuses["metrics"]) == ("blocked", "ok")
+
+
+def test_what_is_installed_is_read_without_loading_it() -> None:
+    code = (
+        "import sys; from rib_harness.cli.plugins_ import installed\n"
+        "assert installed('digits') == 'rib-plugin-digits'\n"
+        "assert not [m for m in sys.modules if m.startswith('rib_plugin_')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_what_a_plugin_says_is_printed_without_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    plugins_._echo("a\x1b]0;title\x07\u202eb\nc")
+    assert capsys.readouterr().out == "a\ufffd]0;title\ufffd\ufffdb\nc\n"
+
+
+# A terminal
 
 
 @pytest.mark.parametrize(("answer", "done"), [("y\n", True), ("n\n", False), ("\n", False)])
@@ -230,12 +408,13 @@ class Scratch:
             "PIP_CONFIG_FILE": os.devnull,
         }
 
-    def __call__(self, *arguments: str, expect: int = 0) -> str:
+    def __call__(self, *arguments: str, expect: int | None = 0) -> str:
         done = subprocess.run(
             [self.python, "-P", "-c", "from rib_harness.cli import main; main()", *arguments],
             capture_output=True, text=True, env=self.environment, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        assert done.returncode == expect, done.stdout + done.stderr
+        assert expect in (None, done.returncode), done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 
 
@@ -258,9 +437,10 @@ def test_install_upgrade_uninstall(tmp_path: Path) -> None:
     assert "Installed now: rib-plugin-x 1.0, index" in out
     assert "x (rib-plugin-x 1.1): ok" in out
 
-    # An option of the installer, behind --.
-    out = rib("plugins", "install", str(first), "--yes", "--", "--force-reinstall", "--no-deps")
-    assert "x (rib-plugin-x 1.0): ok" in out
+    # An option of the installer, behind --; and once more, with nothing to do.
+    for options in (["--", "--force-reinstall", "--no-deps"], []):
+        out = rib("plugins", "install", str(first), "--yes", *options)
+        assert "x (rib-plugin-x 1.0): ok" in out
     assert '"source": "local"' in rib("list-plugins", "--json")
 
     out = rib("plugins", "install", "rib-plugin-nope", "--yes", expect=1)
@@ -273,3 +453,26 @@ def test_install_upgrade_uninstall(tmp_path: Path) -> None:
     out = rib("plugins", "uninstall", "x", "--yes")
     assert "rib-plugin-x is gone." in out
     assert "rib-plugin-x" not in rib("list-plugins", "--json")
+
+
+BREAKS = {
+    "import os\nos._exit(7)\n": "rib-harness does not start with it: exit code 7",
+    "class Odd(BaseException):\n    pass\nraise Odd('mine')\n": "Odd: mine",
+    "import os\nos.write(1, b'HELLO')\n": "",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the environment's python lies elsewhere")
+def test_a_plugin_that_breaks_loading_can_be_taken_away_again(tmp_path: Path) -> None:
+    """And another can be installed beside it."""
+    rib = Scratch(tmp_path)
+    wheel(rib.wheels, "1.0")
+    for i, (source, said) in enumerate(BREAKS.items()):
+        wheel(rib.wheels, f"1.{i}", name="rib-plugin-bad", entry="bad", source=source + PLUGIN)
+        out = rib("plugins", "install", f"rib-plugin-bad==1.{i}", "--yes", expect=None)
+        assert said in out
+        assert "rib-harness plugins uninstall rib-plugin-bad" in out or not said
+        out = rib("plugins", "install", "rib-plugin-x", "--yes")
+        assert "x (rib-plugin-x 1.0): ok; offers x/mine" in out
+        assert "rib-plugin-bad is gone." in rib("plugins", "uninstall", "bad", "--yes")

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rib_harness import cli, registry
-from rib_harness.catalog import FIRST_PARTY, Catalog, load_catalog
+from rib_harness.catalog import FIRST_PARTY, Catalog, Plugin, load_catalog
+from rib_harness.cli.describe_plugin_ import describe
 from rib_harness.errors import RibError, UnknownComponentError
 from rib_harness.registry import Entry, Registry, RegistryError, load_registry, read_entries
 from rib_harness.specs import KINDS
@@ -100,6 +102,16 @@ def test_the_schema_knows_the_kinds_and_the_fields() -> None:
         (('"rib-plugin-x"', '"Rib_Plugin_X"'), "name: String should match"),
         (('"rib-plugin-x"', '"rib-plugin-y"'), "name: expected 'rib-plugin-x', got 'rib-plugin-y'"),
         (("name =", "name"), "is not valid TOML"),
+        (
+            ("example.org/x", "example.org/x\\u001b[31m"),
+            "repository: Value error, expected one line",
+        ),
+        (('"x/mine"', '"x/mine", "x/mine"'), "provides: Value error, the method 'x/mine' is named"),
+        (('"listed"', '"first-party"'), "a plugin of this repository is first-party and has the"),
+        (
+            ("https://example.org/x", "plugins/rib-plugin-x"),
+            "any other has another tier and an URL",
+        ),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
 )
@@ -122,6 +134,64 @@ def test_all_problems_are_told_at_once_and_one_plugin_name_has_one_owner(tmp_pat
     assert text.count("rib-plugin-z.toml") == 5
 
 
+OWN = ENTRY.replace("https://example.org", "plugins").replace("listed", "first-party")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "said"),
+    [
+        ("rib-plugin-x", "rib-plugin-x", ""),
+        ("rib-plugin-x", "rib-plugin-y", "plugins/rib-plugin-x holds no distribution 'rib-plugin-"),
+        ("elsewhere", "rib-plugin-x", "plugins/rib-plugin-x holds no distribution 'rib-plugin-x'"),
+        ("x", "rib-plugin-x", "expected the repository 'plugins/rib-plugin-x'"),
+    ],
+)
+def test_first_party_is_what_lies_in_this_repository(
+    folder: str, name: str, said: str, tmp_path: Path
+) -> None:
+    entries, project = tmp_path / "registry" / "plugins", tmp_path / "plugins" / folder
+    for one in (entries, project):
+        one.mkdir(parents=True)
+    (project / "pyproject.toml").write_text(f'[project]\nname = "{name}"\n')
+    place = "plugins/x" if folder == "x" else "plugins/rib-plugin-x"
+    (entries / "rib-plugin-x.toml").write_text(OWN.replace("plugins/x", place))
+    if said:
+        with pytest.raises(RegistryError, match=re.escape(said)):
+            read_entries(entries)
+    else:
+        assert [e.tier for e in read_entries(entries)] == ["first-party"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tier", "said"),
+    [
+        ("method", "listed", "rib-plugin-a.toml: the method name 'mine' is taken by rib-plugin-x."),
+        ("method", "verified", "rib-plugin-a.toml: the method name 'mine' is taken by rib-plugin"),
+        ("method", "archived", ""),
+        ("metric", "listed", ""),
+    ],
+)
+def test_a_short_name_that_another_entry_has_is_refused(
+    kind: str, tier: str, said: str, tmp_path: Path
+) -> None:
+    """With the second one installed, `--method mine` of today would stop."""
+    (tmp_path / "rib-plugin-x.toml").write_text(ENTRY.replace("listed", "archived"))
+    other = (
+        ENTRY.replace("plugin-x", "plugin-a").replace("x/mine", "a/mine").replace("method", kind)
+    )
+    (tmp_path / "rib-plugin-a.toml").write_text(other.replace("listed", tier))
+    if said:
+        with pytest.raises(RegistryError, match=re.escape(said)):
+            read_entries(tmp_path)
+    else:
+        assert len(read_entries(tmp_path)) == 2
+
+
+def test_a_plugin_without_components_is_called_after_its_distribution() -> None:
+    assert entry(provides={}).plugins == ("x",)
+    assert load_registry().get("runlog").name == "rib-plugin-runlog"
+
+
 def test_a_damaged_index_is_told(tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     for text in ("{", "[]", '{"format": "rib-harness.registry/9", "plugins": []}'):
@@ -129,6 +199,28 @@ def test_a_damaged_index_is_told(tmp_path: Path) -> None:
         registry._read.cache_clear()
         with pytest.raises(RegistryError, match=r"index\.json"):
             load_registry(path)
+
+
+def test_all_but_the_registrys_own_verb_goes_on_with_a_damaged_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "index.json"
+    path.write_text("{")
+    monkeypatch.setattr(registry, "_index", lambda: path)
+    registry._read.cache_clear()
+    registry._warn.cache_clear()
+    out, _ = call(capsys, "list-plugins", "--json")
+    assert {one["registry"] for one in json.loads(out)} == {None}
+    call(capsys, "describe-plugin", "digits")
+    call(capsys, "plugins", "uninstall", "digits", expect=1)  # there is no terminal to ask on
+    call(capsys, "plugins", "install", "rib-plugin-x", expect=1)
+    (told,) = caplog.records
+    assert f"index {path} cannot be read" in told.getMessage()
+    assert told.getMessage().endswith("No plugin counts as known.") and told.exc_info is None
+    for arguments in (["list"], ["search", "x"], ["show", "timm"]):
+        _, err = call(capsys, "registry", *arguments, expect=1)
+        assert "cannot be read" in err
 
 
 def test_reading_it_imports_no_plugin() -> None:
@@ -268,6 +360,28 @@ def test_describe_plugin_reads_what_a_package_says_of_itself(
         "maintainers": maintainers, "tier": "listed", "provides": {},
     }  # fmt: skip
     assert ("[project.urls]" in err) == (repository == "FILL IN")
+
+
+def test_what_a_package_says_is_printed_without_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = 'raise ValueError("\\x1b]0;title\\x07\\u202e red")\n'
+    somebodys(tmp_path / "site", "Version: 2.0\n", source)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("COLUMNS", "200")
+    out, _ = call(capsys, "list-plugins")
+    assert "ValueError: \ufffd]0;title\ufffd\ufffd red" in out
+    _, err = call(capsys, "describe-plugin", "some", expect=1)
+    assert "\ufffd]0;title\ufffd\ufffd red" in err
+    assert not {"\x1b", "\x07", "\u202e"} & {*out, *err}
+
+
+def test_another_distribution_of_a_first_party_name_is_not_described_as_it() -> None:
+    """The name of an installed one, and a plugin that it does not have."""
+    mine = Plugin("digits", "rib-plugin-digits", "0.1.0", "ok")
+    assert describe((mine,))["tier"] == "first-party"
+    other = describe((replace(mine, name="true"),))
+    assert other["tier"] == "listed" and other["repository"] != "plugins/rib-plugin-digits"
 
 
 def test_describe_plugin_needs_one_that_loads(

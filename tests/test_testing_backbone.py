@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import random
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -90,6 +92,32 @@ class Wrapped(nn.Module):
         self.inner = inner
 
 
+class SeedingNumPy(Good):
+    def build(self) -> Classifier:
+        np.random.seed(0)
+        return super().build()
+
+
+class SeedingPython(Good):
+    def build(self) -> Classifier:
+        random.seed(0)
+        return super().build()
+
+
+class WithADouble(Good):
+    def build(self) -> Classifier:
+        good = super().build()
+        good.encoder.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
+        return good
+
+
+class NoIdentity:
+    def identify(self) -> None: ...
+
+    def build(self) -> Classifier:
+        return tiny_classifier()
+
+
 class Unpooled(Wrapped):
     def forward(self, images: Tensor) -> Tensor:
         return self.inner(images)[:, :, None]  # type: ignore[no-any-return]
@@ -99,6 +127,18 @@ class OverTheBatch(Wrapped):
     def forward(self, images: Tensor) -> Tensor:
         features = self.inner(images)
         return features - features.mean(0)  # type: ignore[no-any-return]
+
+
+class Remembering(Wrapped):
+    """Counts what it has seen."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__(inner)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += 1
+        return self.inner(images)  # type: ignore[no-any-return]
 
 
 class Infinite(Wrapped):
@@ -185,19 +225,24 @@ class NoDigest(Good):
 
 #: Check, what is broken, its spec's changes, and a part of the message.
 BAD: list[tuple[str, type[Good], dict[str, Any], str]] = [
+    ("protocol", NoIdentity, {}, "NoIdentity has no method identity(). Did you mean 'identify'"),
     ("builds", InTrainingMode, {}, "in training mode: call .eval()"),
     ("builds", InHalf, {}, "is torch.bfloat16 on cpu: build it in float32"),
+    ("builds", WithADouble, {}, "encoder.mean is torch.float64 on cpu: build it in float32"),
     ("builds", Downloading, {}, "reaches for example.org on the network. Say network=True"),
     ("builds", DownloadingInSilence, {}, "reaches for example.org on the network"),
     ("builds", NoClassifier, {}, "build() gave Linear: return a rib_harness.Classifier"),
     ("same-twice", AnotherEachTime, {}, "different weights: draw random weights inside"),
-    ("same-twice", Seeding, {}, "changes torch's global random state"),
+    ("same-twice", Seeding, {}, "changes the global random state of torch: "),
+    ("same-twice", SeedingNumPy, {}, "changes the global random state of numpy: "),
+    ("same-twice", SeedingPython, {}, "changes the global random state of random: "),
     ("shapes", Good, {"label_space": LabelSpace("sevens", 7)}, "(3, 10): expected (3, 7)"),
     ("shapes", behind(Unpooled, nn.Flatten()), {}, "(3, 32, 1): expected (3, D); pool them"),
     ("shapes", behind(Infinite), {}, "not finite on pictures of noise"),
     ("batch-equals-singles", behind(OverTheBatch), {}, "normalise nothing over the batch"),
     ("preprocess", Good, {"input_size": 16}, "says input_size=16, its preprocessing 8"),
     ("preprocess", behind(OfSixteen), {}, "does not take what its preprocessing makes, (N, 3, 8"),
+    ("copy-save-load", behind(Remembering), {}, "a pass in eval mode changes a buffer of it"),
     ("copy-save-load", behind(NotCopied), {}, "a copy of it shares weights with it"),
     ("copy-save-load", behind(Hidden), {}, "must be a parameter or a buffer"),
     ("gradients", Unused, {}, "1 of its parameters get no gradient from the loss, first ['encoder"),
@@ -229,6 +274,13 @@ def test_a_bad_one_fails_its_check(
     found = checks_on(target, **spec)[check].outcome()
     assert found["result"] == "failed"
     assert said in found["reason"]
+
+
+@pytest.mark.parametrize(("target", "gate"), [(NoIdentity, "protocol"), (Downloading, "builds")])
+def test_one_cause_is_told_once(target: Any, gate: str) -> None:
+    found = {name: check.outcome()["result"] for name, check in checks_on(target).items()}
+    assert [name for name, result in found.items() if result == "failed"] == [gate]
+    assert found["shapes"] == "skipped"
 
 
 def test_every_check_has_one_that_fails_it() -> None:

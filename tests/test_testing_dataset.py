@@ -146,7 +146,8 @@ class NotCropped(Good):
 
 class WithALambda(Good):
     def open(self, root: Path | None) -> ImageSet:
-        return tiny_images()
+        made = images()
+        return replace(made, read=lambda index: made.image(index))
 
 
 class Changing(Reader):
@@ -159,20 +160,48 @@ class AnotherPicture(Good):
         return images(read=Changing(images().read.pictures))  # type: ignore[attr-defined]
 
 
+class Counting(Reader):
+    """Brighter each time."""
+
+    def __call__(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pictures[index] // 2 + next(COUNTER) % 100)
+
+
+class ReadDifferently(Good):
+    def open(self, root: Path | None) -> ImageSet:
+        return images(read=Counting(images().read.pictures))  # type: ignore[attr-defined]
+
+
+class MadeDifferently(Good):
+    """Other pictures at each opening, and one fingerprint."""
+
+    def open(self, root: Path | None) -> ImageSet:
+        return images(read=Reader(255 - images().read.pictures + next(COUNTER)))  # type: ignore[attr-defined]
+
+
+class Misspelled:
+    def opens(self, root: Path | None) -> ImageSet:
+        return images()
+
+
 #: Check, what is broken, its spec's changes, and a part of the message.
 BAD: list[tuple[str, type[Good], dict[str, Any], str]] = [
     ("missing-data", AnotherError, {}, "raises FileNotFoundError: shift. Raise a DataError"),
     ("missing-data", NoFolder, {}, "name the folder where they were looked for"),
     ("missing-data", NoHow, {}, "say how to get them"),
     ("missing-data", Downloading, {}, "reaches for example.org: never download in silence"),
+    ("protocol", Misspelled, {}, "Misspelled has no method open(root). Did you mean 'opens'"),
+    ("opens", NoImageSet, {}, "open() gave list: return a rib_harness.ImageSet"),
+    ("opens", LabelTooHigh, {}, "does not open: tiny[0]: its label 10 is outside 0 … 9"),
+    ("stable", ReadDifferently, {}, "tiny[0], read twice, is two pictures: `read` must depend on"),
+    ("stable", MadeDifferently, {}, "tiny[0] is another picture under the same fingerprint"),
     ("stable", OfAnotherLength, {}, "opened twice, it has 1"),
     ("stable", InAnotherOrder, {}, "in another order: sort the files"),
     ("stable", OfTheTime, {}, "another fingerprint: hash the contents"),
     ("stable", WithoutFingerprint, {}, "it has no fingerprint: use fingerprint_of"),
-    ("labels", NoImageSet, {}, "open() gave list: return a rib_harness.ImageSet"),
-    ("labels", LabelTooHigh, {}, "does not open: tiny[0]: its label 10 is outside 0 … 9"),
     ("labels", LabelsInInt32, {}, "its labels are int32 of shape (24,): expected int64"),
-    ("labels", Good, {"classes": 7}, "its spec says 7 classes, it has 10"),
+    ("counts", Good, {"classes": 7}, "its spec says 7 classes, it has 10"),
+    ("counts", Good, {"images": 999}, "its spec says 999 images, it has 24: correct the spec"),
     ("class-map", IdTooHigh, {}, "its class map has the id [10]; tens has 0 … 9"),
     ("decodes", Damaged, {}, "tiny[23]: this image cannot be decoded (truncated)"),
     ("decodes", NotCropped, {}, "tiny[0] is (8, 8), but it says cropped=9"),
@@ -214,6 +243,45 @@ def test_a_bad_one_fails_its_check(
     found = checks_on(target, **spec)[check].outcome()
     assert found["result"] == "failed"
     assert said in found["reason"]
+
+
+@dataclass
+class Partial(Good):
+    """A part of the published set, which says so."""
+
+    told: str = "expected"
+
+    def open(self, root: Path | None) -> ImageSet:
+        said: Any = {"expected": 999} if self.told == "expected" else {"notes": ("24 of 999",)}
+        return images(**said)
+
+
+class PartialInItsNotes(Partial):
+    def __init__(self) -> None:
+        super().__init__("notes")
+
+
+@pytest.mark.parametrize("target", [Partial, PartialInItsNotes])
+def test_a_partial_copy_that_says_so_passes(target: type[Partial]) -> None:
+    assert checks_on(target, images=999)["counts"].outcome()["result"] == "ok"
+
+
+def test_one_cause_is_told_once() -> None:
+    """Source: a slip of the pen, on which every other check rests; so does a picture."""
+    found = {name: check.outcome()["result"] for name, check in checks_on(Misspelled).items()}
+    assert [name for name, result in found.items() if result == "failed"] == ["protocol"]
+    assert found["missing-data"] == found["picklable"] == "skipped"
+    for target, told in ((Damaged, "decodes"), (ReadDifferently, "stable")):
+        found = {name: check.outcome()["result"] for name, check in checks_on(target).items()}
+        assert [name for name, result in found.items() if result == "failed"] == [told]
+
+
+def test_the_kits_own_images_pass_and_can_be_sent() -> None:
+    class Tiny(Good):
+        def open(self, root: Path | None) -> ImageSet:
+            return tiny_images()
+
+    assert {check.outcome()["result"] for check in checks_on(Tiny).values()} == {"ok"}
 
 
 def test_every_check_has_one_that_fails_it() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rib_harness import Batch, Classifier, MethodSpec, Task
+from rib_harness import Batch, Classifier, DatasetSpec, LabelSpace, MethodSpec, Task
 from rib_harness.catalog import Catalog
 from rib_harness.testing import Check, catalog_with, checks_of
 from rib_harness.testing.method_checks import METHOD_CHECKS, check_method_neutral
@@ -88,9 +91,22 @@ class KeepingCount:
         return task.fit(task.pretrained.copy(), lr=0.01 * next(COUNTER))
 
 
+class Cached:
+    """Made once, and given again whatever was asked for."""
+
+    made: Classifier | None = None
+
+    def finetune(self, task: Task) -> Classifier:
+        if Cached.made is None:
+            Cached.made = task.fit(task.pretrained.copy())
+        return Cached.made.copy().eval()
+
+
 class OnThePretrained:
     def finetune(self, task: Task) -> Classifier:
-        return task.fit(task.pretrained)
+        with torch.no_grad():
+            next(task.pretrained.head.parameters()).add_(1.0)
+        return task.fit(task.pretrained.copy())
 
 
 class SharingTheHead:
@@ -110,6 +126,100 @@ class MovingWhatIsFrozen:
                 next(model.encoder.parameters()).add_(0.1)
 
         return task.fit(model, after_step=push)
+
+
+class MovingBehindTheLoop:
+    """Frozen in the fit, and changed after it."""
+
+    def finetune(self, task: Task) -> Classifier:
+        model = task.pretrained.copy()
+        first = next(model.encoder.parameters()).requires_grad_(False)
+        task.fit(model)
+        with torch.no_grad():
+            first.add_(0.1)
+        return model
+
+
+class MovingInItsOwnLoop:
+    """Frozen for its own optimizer, and shrunk beside it."""
+
+    def finetune(self, task: Task) -> Classifier:
+        model = task.pretrained.copy()
+        first = next(model.encoder.parameters()).requires_grad_(False)
+        optimizer = torch.optim.SGD(model.head.parameters(), lr=0.01)
+        for batch in task.batches():
+            optimizer.zero_grad()
+            task.cross_entropy(model, batch).backward()
+            optimizer.step()
+            with torch.no_grad():
+                first.mul_(0.9)
+        return model.eval()
+
+
+class Merging(Good):
+    """Changes what was frozen in the fit, and says that it is no longer."""
+
+    def finetune(self, task: Task) -> Classifier:
+        return MovingBehindTheLoop().finetune(task).requires_grad_(True)
+
+
+class Frozen(Good):
+    """Frozen as a whole, for whoever comes next."""
+
+    def finetune(self, task: Task) -> Classifier:
+        return super().finetune(task).frozen()
+
+
+class Choosing:
+    """One of its needs as it is."""
+
+    said: str | None = "base"
+
+    def finetune(self, task: Task) -> Classifier:
+        task.report(same_as=self.said)
+        return task.checkpoint("base").eval()
+
+
+class ChoosingInSilence(Choosing):
+    said = None
+
+
+class Downloading:
+    def finetune(self, task: Task) -> Classifier:
+        with suppress(Exception):
+            socket.create_connection(("example.org", 80))
+        return task.fit(task.pretrained.copy())
+
+
+class DownloadingOrNothing:
+    def finetune(self, task: Task) -> Classifier:
+        socket.create_connection(("example.org", 80))
+        return task.pretrained
+
+
+class InDouble(Good):
+    def finetune(self, task: Task) -> Classifier:
+        return super().finetune(task).double()
+
+
+class PreparedOtherwise(Good):
+    def finetune(self, task: Task) -> Classifier:
+        model = super().finetune(task)
+        model.preprocess = replace(model.preprocess, mean=(0.1, 0.1, 0.1))
+        return model
+
+
+class Misspelled:
+    def fine_tune(self, task: Task) -> Classifier:
+        return task.pretrained.copy()
+
+
+@dataclass
+class WithOptions(Good):
+    """Options that the spec may name."""
+
+    over: str = "base"
+    strength: float = 1.0
 
 
 class DoingNothing:
@@ -169,23 +279,52 @@ class Undeclared:
 
 
 ANY = {"mergeable": False}
+CHOOSES: dict[str, Any] = {"chooses": True, "trains": "nothing", "needs": ("base",)}
 
 #: Check, what is broken, its spec's changes, and a part of the message.
 BAD: list[tuple[str, type, dict[str, Any], str]] = [
     ("evaluates", InTrainingMode, {}, "in training mode: call .eval()"),
-    ("evaluates", NoClassifier, {}, "finetune gave Linear: return the Classifier"),
+    ("declares", Good, {"presets": {"papr": {}}}, "does not know. Did you mean 'paper'"),
+    ("declares", WithOptions, {"presets": {"paper": {"strenth": 2}}}, "has no option 'strenth'"),
+    (
+        "declares",
+        WithOptions,
+        {"presets": {"paper": {"strength": "x"}}},
+        "option strength=x: Input should be",
+    ),
+    ("declares", Good, {"requires": ("bloks",)}, "no part of a backbone. Did you mean 'blocks'?"),
+    (
+        "declares",
+        WithOptions,
+        {"requires": ("qkv:ovr=base",)},
+        "no option 'ovr'. Did you mean 'ove",
+    ),
+    ("declares", Good, {"needs": ("bas",)}, "No method is called 'bas'. Did you mean 'base'"),
+    ("declares", Good, {"calls": ("bas",)}, "No method is called 'bas'. Did you mean 'base'"),
+    ("declares", Good, {"reads": ("olds",)}, "No dataset is called 'olds'. Did you mean 'old'"),
+    ("declares", WithOptions, {"reads": ("{over}",)}, "No dataset is called 'base'"),
+    ("protocol", Misspelled, {}, "has no method finetune(task). Did you mean 'fine_tune'"),
+    ("protocol", Undeclared, {}, "no checkpoint of 'ft'; declare it in `needs`"),
+    ("protocol", Downloading, {}, "finetune reaches for example.org on the network: a step must"),
+    ("protocol", DownloadingOrNothing, {}, "finetune reaches for example.org on the network"),
+    ("protocol", NoClassifier, {}, "finetune gave Linear: return the Classifier"),
     ("evaluates", Broken, {}, "weight is not finite afterwards"),
     ("evaluates", OfAnotherShape, {}, "logits of shape (4, 3)"),
-    ("evaluates", Undeclared, {}, "no checkpoint of 'ft'; declare it in `needs`"),
+    ("evaluates", InDouble, {}, "is torch.float64 afterwards: return the classifier in float32"),
+    ("evaluates", PreparedOtherwise, {}, "images are prepared for the backbone, so change them"),
     ("same-seed", KeepingCount, {}, "a second run with the same seed gives another encoder.0.weig"),
+    ("same-seed", Cached, {}, "with another seed it looks at no image, where its first run did"),
     ("leaves-pretrained", OnThePretrained, {}, "it changes task.pretrained: work on a copy"),
     ("leaves-pretrained", SharingTheHead, {}, "shares weights with task.pretrained: return a copy"),
     ("trains", Good, {"trains": "head"}, "trains='head', and encoder.0.weight is not the pretrain"),
     ("trains", Good, {"trains": "nothing"}, "trains='nothing', and it made 4 updates"),
     ("trains", DoingNothing, {}, "nothing has changed after 4 updates: call task.fit"),
     ("trains", MovingWhatIsFrozen, {}, "changed encoder.0.weight, which does not require grad"),
+    ("trains", MovingBehindTheLoop, {}, "encoder.0.weight does not require gradients, as if it w"),
+    ("trains", MovingInItsOwnLoop, {}, "encoder.0.weight does not require gradients, as if it we"),
     ("resumes", Forgetful, {}, "stopped after update 1 of 4 and started again, it ends with anot"),
     ("resumes", ForgetfulBehindAnother, {"needs": ("base",)}, "stopped after update 1 of 4"),
+    ("saves-and-loads", ChoosingInSilence, CHOOSES, "reported same_as=None: call task.report(sam"),
     ("saves-and-loads", WithoutRebuild, {}, "does not load again ("),
     ("saves-and-loads", WithAResidual, {}, "says mergeable=True, and it has a method `rebuild`"),
     ("saves-and-loads", Good, ANY, "says mergeable=False, and it has no method `rebuild`"),
@@ -193,10 +332,19 @@ BAD: list[tuple[str, type, dict[str, Any], str]] = [
 ]
 
 
-def checks_on(target: Any, neutral: dict[str, str] | None = None, **spec: Any) -> dict[str, Check]:
+def checks_on(
+    target: Any,
+    neutral: dict[str, str] | None = None,
+    references: Sequence[str] = (),
+    **spec: Any,
+) -> dict[str, Check]:
     """Check → itself, for a method that no package offers."""
-    offers = [(replace(SPEC, **spec), target), (replace(SPEC, name="base"), Good)]
-    checks = checks_of("testing", catalog_with(*offers, base=Catalog()), neutral=neutral)
+    old = DatasetSpec(
+        name="old", target="", summary="It.", license="MIT", label_space=LabelSpace("tens", 10)
+    )
+    offers = [(replace(SPEC, **spec), target), (replace(SPEC, name="base"), Good), (old, Good)]
+    catalog = catalog_with(*offers, base=Catalog())
+    checks = checks_of("testing", catalog, neutral=neutral, references=references)
     return {c.id.removeprefix("method/mine/"): c for c in checks if "/mine" in c.id}
 
 
@@ -205,6 +353,12 @@ GOOD: list[tuple[type, dict[str, Any], set[str]]] = [
     (HeadOnly, {"trains": "head"}, {"ok"}),
     (WithAResidual, {"mergeable": False}, {"ok"}),
     (Halfway, {"trains": "nothing", "needs": ("base",)}, {"ok", "skipped"}),
+    (Merging, {}, {"ok"}),
+    (Frozen, {}, {"ok"}),
+    (Choosing, CHOOSES, {"ok", "skipped"}),
+    (WithOptions, {"calls": ("{over}",), "reads": ("old",)}, {"ok"}),
+    (WithOptions, {"requires": ("blocks:over=other",)}, {"ok"}),
+    (WithOptions, {"presets": {"paper": {"strength": 2.0}}}, {"ok"}),
     (Good, {"requires": ("blocks",)}, {"ok"}),
     (Good, {"requires": ("text-tower",)}, {"ok"}),
 ]
@@ -234,6 +388,20 @@ def test_every_check_has_one_that_fails_it() -> None:
     """Source: the kit's own list."""
     names = {"-".join(function.__name__.split("_")[2:]) for function in METHOD_CHECKS}
     assert names == {check for check, *_ in BAD}
+
+
+@pytest.mark.parametrize("target", [Misspelled, Undeclared, Downloading])
+def test_one_cause_is_told_once(target: type) -> None:
+    found = {name: check.outcome()["result"] for name, check in checks_on(target).items()}
+    assert [name for name, result in found.items() if result == "failed"] == ["protocol"]
+    assert found["resumes"] == "skipped"
+
+
+def test_a_dataset_that_only_a_reference_names_is_its_users() -> None:
+    """Source: `old`, which no plugin need offer."""
+    checks = checks_on(WithOptions, references=["mine:over=mine-alone"], reads=("{over}",))
+    found = {name.rpartition("/")[2]: check.outcome()["result"] for name, check in checks.items()}
+    assert found["declares"] == found["protocol"] == "ok"
 
 
 @dataclass

@@ -87,11 +87,58 @@ def of_the_first_piece(scores: Scores) -> float:
 
 
 def a_constant(scores: Scores) -> float:
+    if not len(scores):
+        raise InapplicableError("No image.")
     return 50.0
+
+
+def a_dict(scores: Scores) -> dict[str, float]:
+    return {"a": 50.0}
+
+
+def of_nobody(matrix: Matrix) -> dict[str, float]:
+    return {"zz": matrix.mri}
+
+
+def on_nothing(matrix: Matrix) -> dict[str, dict[str, float]]:
+    return {i: {"zz": matrix.ri(i)} for i in matrix.sources}
+
+
+def of_pairs(one: Features, other: Features) -> float:
+    return float(np.linalg.norm(one.features - other.features, axis=1).mean())
+
+
+def of_the_first_pairs(one: Features, other: Features) -> float:
+    pairs = zip(one.features, other.features, strict=False)
+    return float(np.mean([np.linalg.norm(a - b) for a, b in pairs]))
+
+
+def spread(matrix: Matrix) -> float:
+    if not matrix.sources:
+        raise InapplicableError("Nothing was fine-tuned.")
+    return float(np.std([matrix.ri(i) for i in matrix.sources]))
+
+
+def correlation(matrix: Matrix) -> float:
+    """Of accuracies before and after; undefined where all are equal."""
+    if not matrix.sources:
+        raise InapplicableError("Nothing was fine-tuned.")
+    before = [matrix.pre[j].top1 for j in matrix.members]
+    after = [np.mean([matrix.post[i][j].top1 for i in matrix.sources]) for j in matrix.members]
+    return float(np.corrcoef(before, after)[0, 1])
+
+
+def sometimes_nan(matrix: Matrix) -> float:
+    return matrix.mri if matrix.mri < 20 else float("nan")
 
 
 def leaving_nan_out(scores: Scores) -> float:
     return float(np.nanmean(scores.column("confidence")))
+
+
+def sure(scores: Scores) -> float:
+    """A comparison with NaN is False: it looks like an image that is not sure."""
+    return 100 * float((scores.column("confidence") > 0.9).mean())
 
 
 def zero_for_nan(matrix: Matrix) -> float:
@@ -108,19 +155,27 @@ def dividing_by_nothing(scores: Scores) -> float:
 
 
 MATRIX: dict[str, Any] = {"level": "matrix", "range": (-100.0, 100.0)}
+DISTANCE: dict[str, Any] = {"level": "distance", **LESS}
 
 #: Check, what is broken, its spec's changes, and a part of the message.
 BAD: list[tuple[str, Callable[..., Any], dict[str, Any], str]] = [
     ("signature", of_two, {}, "TypeError: of_two() missing 1 required positional argument"),
     ("signature", a_text, {}, "it gave 'good': return a float, or a dict of floats"),
     ("signature", a_truth, {}, "it gave True: return a float"),
+    ("signature", a_dict, {}, "it gave a dict: of level 'scores' return one float"),
+    ("signature", of_nobody, MATRIX, "for the source 'zz': expected one of matrix.sources, here a"),
+    ("signature", on_nothing, MATRIX, "for the dataset 'zz': expected one of matrix.members or"),
+    ("signature", of_pairs, DISTANCE, "of datasets of 30 and 20 images it raises ValueError"),
+    ("permutation", of_the_first_pairs, DISTANCE, "with its images in another order it gives"),
     ("permutation", the_first, {}, "with its images in another order it gives"),
     ("permutation", the_first_member, MATRIX, "with its datasets in another order it gives"),
     ("split", of_the_first_piece, {}, "of the same images in three pieces it gives"),
     ("range", accuracy, {"range": (0.0, 1.0)}, "its spec says range=(0.0, 1.0): mend one of the"),
+    ("range", sometimes_nan, MATRIX, "it gave nan; its spec says range=(-100.0, 100.0)"),
     ("direction", accuracy, {"higher_is_better": False}, "gives 100 where nothing is wrong and 0"),
-    ("direction", a_constant, {}, "it gives 50 where nothing is wrong and 50 where all is"),
     ("nan", leaving_nan_out, {}, "with a NaN in the confidence of one image it gives 0."),
+    ("nan", leaving_nan_out, {}, "`if np.isnan(values).any(): raise InapplicableError(…)`"),
+    ("nan", sure, {}, "with a NaN in the confidence of one image it gives"),
     ("nan", zero_for_nan, MATRIX, "with a NaN in A_pre of a it gives"),
     ("empty", zero_of_nothing, {}, "of nothing it gives [0.0]: raise an InapplicableError"),
     ("empty", dividing_by_nothing, {}, "of nothing it raises ZeroDivisionError"),
@@ -139,6 +194,24 @@ def test_a_good_one_passes_every_check(target: Any, spec: dict[str, Any]) -> Non
     results = {name: one.outcome()["result"] for name, one in checks_on(target, **spec).items()}
     assert set(results.values()) == {"ok"}
     assert ("split" in results) == (spec.get("level", "scores") == "scores")
+
+
+@pytest.mark.parametrize(
+    ("target", "spec", "given"),
+    [
+        (spread, {"level": "matrix", **LESS}, "0 where nothing is wrong and 0"),
+        (correlation, {"level": "matrix", "range": (-1.0, 1.0)}, "nan where nothing is wrong"),
+        (a_constant, {}, "50 where nothing is wrong and 50 where all is"),
+    ],
+)
+def test_where_the_extremes_are_alike_the_direction_is_not_judged(
+    target: Any, spec: dict[str, Any], given: str
+) -> None:
+    """Source: a standard deviation and a correlation of equal numbers."""
+    found = {name: one.outcome() for name, one in checks_on(target, **spec).items()}
+    assert {name for name, one in found.items() if one["result"] != "ok"} == {"direction"}
+    assert found["direction"]["result"] == "skipped"
+    assert f"it gives {given}" in found["direction"]["reason"]
 
 
 @pytest.mark.parametrize(("check", "target", "spec", "said"), BAD, ids=lambda value: None)

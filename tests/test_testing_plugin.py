@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rib_harness import DatasetSpec, LabelSpace, MethodSpec
@@ -27,6 +31,7 @@ from rib_harness.testing.plugin_checks import (
     PLUGIN_CHECKS,
     check_plugin_fast,
 )
+from rib_harness.testing.traces import traced
 
 GOOD = """
 from rib_harness import MethodSpec, hookimpl
@@ -39,29 +44,42 @@ def register_methods():
 """
 HOOK = "@hookimpl\ndef register_methods"
 
+REACH = """
+import socket
+try:
+    socket.getaddrinfo('example.org', 80)
+except Exception:
+    pass
+"""
+
 #: Check, what is added before or changed in the good one, and a part of the message.
 BAD: list[tuple[str, str, tuple[str, str], str]] = [
     ("loads", "import no_such_package\n", ("", ""), "it is broken: ModuleNotFoundError: No module"),
     ("loads", "", ("API = 1", "API = 0"), "it is incompatible: "),
     ("loads", "import sys\nsys.exit(3)\n", ("", ""), "it is broken: SystemExit: 3"),
-    ("hooks", "", ("register_methods", "register_method"), "Did you mean 'register_methods'"),
-    ("hooks", "", (HOOK, "def register_methods"), "a hook's name without @hookimpl is never cal"),
-    ("offers", "", (HOOK, "def register_methods"), "it offers nothing: implement one of register"),
+    ("loads", "", ("register_methods", "register_method"), "Did you mean 'register_methods'"),
+    ("offers", "", (HOOK, "def _not_yet"), "it offers nothing: implement one of register"),
     ("light", "import pandas\n", ("", ""), "loading it imports pandas. Import them in the modules"),
-    ("offline", "import socket\nsocket.getaddrinfo('example.org', 80)\n", ("", ""),
+    ("offline", REACH, ("", ""),
      "loading it reaches for example.org. Listing plugins must work offline"),
     ("environment", "import os\nos.environ['MY_VARIABLE'] = '1'\n", ("", ""),
      "loading it changes MY_VARIABLE in the environment"),
     ("random-state", "import random\nrandom.seed(0)\n", ("", ""), "global random state of random."),
     ("random-state", "import numpy\nnumpy.random.seed(0)\n", ("", ""), "random state of numpy."),
+    ("silent", "print('hello')\n", ("", ""), "loading it prints 'hello': on every start"),
+    ("silent", "import os\nos.write(1, b'below')\n", ("", ""), "loading it prints 'below'"),
+    ("silent", "import os\nos.chdir('/')\n", ("", ""), "changes the working directory to /: "),
+    ("silent", "import warnings\nwarnings.simplefilter('ignore')\n", ("", ""),
+     "adds the filters of warnings ignore:Warning, for everybody's code"),
 ]  # fmt: skip
 
 COUNTER = itertools.count()
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[FakeSite]:
-    with FakeSite(tmp_path / "site") as made:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSite]:
+    monkeypatch.chdir(tmp_path)  # put back: a bad one goes elsewhere
+    with FakeSite(tmp_path / "site") as made, warnings.catch_warnings():
         yield made
     os.environ.pop("MY_VARIABLE", None)  # a bad one was loaded in this process, too
 
@@ -107,6 +125,21 @@ def test_every_check_has_one_that_fails_it() -> None:
     """Source: the kit's own list; `fast` is above."""
     names = {"-".join(function.__name__.split("_")[2:]) for function in PLUGIN_CHECKS}
     assert names == {check for check, *_ in BAD} | {"fast"}
+
+
+def test_a_warning_at_import_is_no_print(site: FakeSite) -> None:
+    """Source: what libraries do of their own accord."""
+    with pytest.warns(UserWarning, match="soon"):
+        checks = plugin(site, "import warnings\nwarnings.warn('soon', stacklevel=1)\n")
+    assert checks["plugin/silent"].outcome()["result"] == "ok"
+
+
+def test_of_what_does_not_load_nothing_else_is_said(site: FakeSite) -> None:
+    checks = plugin(site, "import no_such_package\n")
+    found = {name: check.outcome() for name, check in checks.items()}
+    assert found.pop("plugin/loads")["result"] == "failed"
+    assert {one["result"] for one in found.values()} == {"skipped"}
+    assert {one["reason"] for one in found.values()} == {"plugin/loads failed: mend that first"}
 
 
 def test_an_observer_offers_something(site: FakeSite) -> None:
@@ -155,6 +188,11 @@ class WithATextForANumber:
         self.alpha = alpha
 
 
+class OfATypeNobodyKnows:
+    def __init__(self, size: Unknown = 3) -> None:  # type: ignore[name-defined]  # noqa: F821
+        self.size = size
+
+
 class RefusingItsDefault:
     def __init__(self, alpha: float = -1.0):
         raise ValueError("expected alpha ≥ 0")
@@ -171,8 +209,9 @@ BAD_SPECS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("spec", Mine, {"summary": "a\nb"}, "say in one line what it is"),
     ("spec", Mine, {"license": ""}, "its spec says no licence"),
     ("spec", Mine, {"citation": " "}, "its citation is ' '"),
-    ("target", 3, {}, "its target is 3: expected a class or a function"),
+    ("target", 3, {}, "is no class or function"),
     ("options", WithATextForANumber, {}, "a default does not fit its option's type"),
+    ("options", OfATypeNobodyKnows, {}, "the type of its option 'size', Unknown, cannot be read"),
     ("options", RefusingItsDefault, {}, "ValueError: expected alpha ≥ 0"),
 ]  # fmt: skip
 
@@ -226,6 +265,50 @@ def test_a_target_that_reaches_for_the_network_is_told(site: FakeSite) -> None:
     found = checks["method/mine/target"].outcome()
     assert found["result"] == "failed"
     assert "importing its target reaches for example.org" in found["reason"]
+
+
+def test_traces_of_a_targets_import_are_told(site: FakeSite) -> None:
+    """Source: what its module does, and what a module that it imports does."""
+    (site.folder / "fake_library.py").write_text("import os\nos.environ['MY_VARIABLE'] = '2'\n")
+    for name, does, said in [
+        ("setting", "os.environ.setdefault('MY_VARIABLE', '1')", "changes MY_VARIABLE in the env"),
+        ("seeding", "random.seed(0)", "changes the global random state of random"),
+        ("importing", "import fake_library", ""),
+    ]:
+        text = f"import os, random\n{does}\nclass Mine:\n    pass\n"
+        (site.folder / f"fake_{name}.py").write_text(text)
+        spec = replace(METHOD, target=f"fake_{name}:Mine")
+        point = plugin_in_memory(name, register_methods=lambda spec=spec: [spec])
+        catalog = load_catalog(entry_points=[point], environ={})
+        checks = {c.id: c for c in checks_of(name, catalog)}
+        found = checks["method/mine/target"].outcome()
+        os.environ.pop("MY_VARIABLE", None)
+        assert found["result"] == ("failed" if said else "ok")
+        assert said in found["reason"]
+
+
+def test_traces_of_random_states_are_put_back() -> None:
+    """Source: the states before."""
+    before = random.getstate(), str(np.random.get_state())
+    with traced() as left:
+        np.random.random_sample()
+    with suppress(ValueError), traced():
+        raise ValueError(random.random())
+    assert left.random == ["numpy"]
+    assert (random.getstate(), str(np.random.get_state())) == before
+
+
+def test_options_that_do_not_fit_are_told_once() -> None:
+    found = {name: check.outcome() for name, check in checks_on(RefusingItsDefault).items()}
+    assert [name for name, one in found.items() if one["result"] == "failed"] == ["options"]
+
+
+def test_a_target_that_is_not_there_is_told_once(site: FakeSite) -> None:
+    checks = plugin(site, change=(".mine:Mine", ".his:Mine"))
+    found = {name: check.outcome() for name, check in checks.items() if "method/" in name}
+    failed = [name for name, one in found.items() if one["result"] == "failed"]
+    assert failed == ["method/mine/target"]
+    assert found["method/mine/resumes"]["reason"] == "method/mine/target failed: mend that first"
 
 
 def test_every_check_of_a_spec_has_one_that_fails_it() -> None:

@@ -16,6 +16,7 @@ TENS, ELEVENS = LabelSpace("tens", 10), LabelSpace("elevens", 11)
 REST: dict[str, Any] = {"target": "", "summary": "It.", "license": "MIT"}
 OTHERS = [
     *(DatasetSpec(name=name, label_space=TENS, **REST) for name in ("a", "b", "val")),
+    DatasetSpec(name="past", label_space=TENS, role="train", **REST),
     DatasetSpec(name="of-elevens", label_space=ELEVENS, **REST),
     BackboneSpec(name="net", label_space=TENS, **REST),
     BackboneSpec(name="net-of-elevens", label_space=ELEVENS, **REST),
@@ -38,7 +39,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("datasets", {"members": ("a", "c")}, "its dataset 'c' is not to be had: No dataset is called"),
     ("datasets", {"references": ("vla",)}, "Did you mean 'val'"),
     ("datasets", {"members": ("a",)}, "it has one member: RI compares a dataset with the others"),
-    ("datasets", {"members": ("a", "b", "val")}, "it names val twice"),
+    ("datasets", {"members": ("a", "b", "val")}, "it names testing/val twice"),
+    ("datasets", {"members": ("a", "testing/a")}, "it names testing/a twice"),
+    ("datasets", {"members": ("a", "past")}, "its member past has the role 'train'"),
     ("backbone", {"backbone": "nett"}, "its backbone 'nett' is not to be had"),
     ("backbone", {"backbone": "net:x=1"}, "has no option 'x'"),
     (
@@ -52,8 +55,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "its backbone net-of-elevens over elevens (11",
     ),
     ("shares", {"shares": (("a", "x"),)}, "its `shares` name x: neither a member nor a reference"),
-    ("recipe", {"recipe": {"lr": -1}}, "its recipe is not valid"),
-    ("recipe", {"presets": {"paper": {"epoch": 3}}}, "its recipe is not valid"),
+    ("recipe", {"recipe": {"lr": -1}}, "its recipe is not valid: recipe.lr: Input should be grea"),
+    ("recipe", {"presets": {"paper": {"epoch": 3}}}, "its preset 'paper' is not valid: recipe.ep"),
+    ("recipe", {"presets": {"papr": {}}}, "does not know. Did you mean 'paper'? Presets: default"),
 ]
 
 
@@ -79,6 +83,13 @@ def test_a_bad_one_fails_its_check(check: str, spec: dict[str, Any], said: str) 
     found = checks_on(**spec)[check].outcome()
     assert found["result"] == "failed"
     assert said in found["reason"]
+
+
+def test_one_cause_is_told_once() -> None:
+    """Source: the label space of a dataset that is not there."""
+    found = checks_on(members=("a", "c"))["label-spaces"].outcome()
+    assert found["result"] == "skipped"
+    assert "not all that it names is there: its dataset 'c'" in found["reason"]
 
 
 def test_every_check_has_one_that_fails_it() -> None:

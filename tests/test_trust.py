@@ -15,6 +15,11 @@ import pytest
 
 from rib_harness import cli
 from rib_harness.catalog import FIRST_PARTY, Plugin, load_catalog
+from rib_harness.cli.list_plugins_ import _standing, entry_of, to_json
+from rib_harness.config import check_requirements
+from rib_harness.errors import ConfigError, RibError
+from rib_harness.registry import Entry, Registry, load_registry
+from rib_harness.reproduce import compare, find, unknowable, untold
 
 PLUGIN = """
 from rib_harness import MethodSpec, hookimpl
@@ -224,6 +229,47 @@ def test_where_a_distribution_was_installed_from(
     assert (plugin.source, plugin.origin, plugin.url) == (source, shown, url)
 
 
+@pytest.mark.parametrize(
+    ("plugin", "source", "url", "said"),
+    [
+        ("timm", "index", "", "first-party"),
+        ("timm", "editable", "file:///src/timm", "first-party"),
+        ("true", "index", "", "not the one that the registry knows by this name"),
+        ("true", "local", "file:///w/x.whl", "not the one that the registry knows by this name"),
+        ("timm", "git", "https://evil.example/t", "not the one that the registry knows by this na"),
+        ("timm", "unknown", "", "not the one that the registry knows by this name"),
+    ],
+)
+def test_a_tier_is_not_given_for_a_name_alone(
+    plugin: str, source: str, url: str, said: str
+) -> None:
+    found = Plugin(plugin, "rib-plugin-timm", "1.0", "ok", source=source, url=url)
+    assert _standing(found, load_registry()).startswith(said)
+    assert to_json(found, load_registry())["registry"] == (
+        "first-party" if said == "first-party" else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "inside"),
+    [
+        ("https://example.org/x", True),
+        ("https://example.org/x.git", True),
+        ("https://example.org/x/releases/x-1.0-py3-none-any.whl", True),
+        ("https://example.org/xy", False),
+        ("https://example.org.evil.example/x", False),
+    ],
+)
+def test_an_url_inside_the_repository_is_the_one_that_the_registry_knows(
+    url: str, inside: bool
+) -> None:
+    fields: dict[str, Any] = {"name": "rib-plugin-x", "summary": "s", "maintainers": ("Ada",),
+                              "repository": "https://example.org/x", "tier": "listed"}  # fmt: skip
+    known = Registry([Entry(**fields)])
+    found = Plugin("x", "rib-plugin-x", "1.0", "ok", source="git", url=url)
+    assert (entry_of(found, known) is not None) is inside
+
+
 def only(distribution: str) -> Plugin:
     (found,) = [p for p in load_catalog().plugins if p.distribution == distribution]
     return found
@@ -267,6 +313,27 @@ def test_a_typo_in_a_list_is_told(
     assert "'digits'" not in err
 
 
+# What a configuration requires
+
+
+def test_what_cannot_be_checked_is_not_required() -> None:
+    """An URL and extras would pass whatever is installed."""
+    wrong = ("rib-plugin-digits @ https://example.org/x.whl", "rib-plugin-digits[extra]>=0.1")
+    with pytest.raises(ConfigError) as caught:
+        check_requirements(wrong)
+    assert caught.value.problems == [
+        f"requires: {text!r} has an URL or extras, which cannot be checked: expected names and "
+        "versions only, such as 'rib-plugin-x>=0.3'."
+        for text in wrong
+    ]
+
+
+def test_a_marker_says_where_something_is_required() -> None:
+    check_requirements(("no-such-plugin>=1; python_version < '3'", "no-such; extra == 'x'"))
+    with pytest.raises(ConfigError, match="which is not installed"):
+        check_requirements(("no-such-plugin>=1; python_version >= '3'",))
+
+
 # A result, run again
 
 
@@ -308,7 +375,7 @@ def test_a_run_of_a_store_is_run_again_beside_it(
     """By the beginning of its id; with the checkpoints that it needs, without the other run."""
     (run,) = [run for method, run in ids(store).items() if method.startswith("wise-ft")]
     out, err = reproduce(capsys, run[:6], "--store", str(store))
-    assert "Installed: all as recorded" in err
+    assert "Installed: versions as recorded" in err
     assert "Inputs: 13 of 13 recorded steps have the same key." in err
     assert f"Reproduced: all 9 recorded numbers of {run}" in out
     again = store.with_name("store-reproduced")
@@ -382,6 +449,110 @@ def test_other_numbers_are_told_by_how_much(
     reproduce(capsys, "ft.json", "--store", "again", "--allow-mismatch")
 
 
+CODE = {"distribution": "rib-plugin-x", "version": "1.0", "editable": True, "commit": ""}
+CELL = {"top1": 50.0, "correct": 1, "n": 2}
+RESULT: dict[str, Any] = {
+    "format": "rib-harness.result/1", "id": "5e1f", "suite": "s", "backbone": "b", "method": "m",
+    "seed": 0, "members": ["i", "j"], "data": {}, "preset": "default", "recipe": {"epochs": 1},
+    "limit": None, "accepted_licenses": [], "pre": {"i": CELL, "j": CELL},
+    "post": {"i": {"i": CELL, "j": CELL}}, "mri": 0.0,
+    "provenance": {
+        "components": [CODE],
+        "steps": {"key": {"python": "3.11", "packages": {}, "components": [CODE]}},
+    },
+}  # fmt: skip
+
+
+def changed(*path: Any, to: Any = None, drop: bool = False) -> dict[str, Any]:
+    """The result with one part of it otherwise."""
+    whole: dict[str, Any] = json.loads(json.dumps(RESULT))
+    part: Any = whole
+    for name in path[:-1]:
+        part = part[name]
+    if drop:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = to
+    return whole
+
+
+def test_a_whole_result_is_read() -> None:
+    Path("x.json").write_text(json.dumps(RESULT))
+    recorded = find("x.json", Path("store"))
+    assert recorded.title == "5e1f · s · b · m · seed 0"
+    untouched = {**changed("post", to={}), "method": None, "recipe": None, "mri": None}
+    Path("x.json").write_text(json.dumps(untouched))
+    assert find("x.json", Path("store")).settings["method"] == ()
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (changed("pre", to={}), "pre: Dictionary should have at least 1 item"),
+        (changed("pre", "i", "n", to=0), "pre.i.n: Input should be greater than or equal to 1"),
+        (changed("pre", "i", "correct", drop=True), "pre.i.correct: Field required"),
+        (changed("provenance", "steps", to={}), "provenance.steps: Dictionary should have at l"),
+        (changed("provenance", "steps", to=[]), "provenance.steps: Input should be a valid dict"),
+        (changed("provenance", "components", to=[]), "provenance.components: List should have at"),
+        (changed("provenance", "components", drop=True), "provenance.components: Field required"),
+        (changed("provenance", "components", 0, "commit", to=None), "components.0.commit: Input"),
+        (changed("provenance", drop=True), "provenance: Field required"),
+        (changed("id", drop=True), "id: Field required"),
+        (changed("members", to="ij"), "members: Input should be a valid list"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_result_that_lacks_what_is_compared_is_refused(result: dict[str, Any], said: str) -> None:
+    """A check of nothing would pass."""
+    Path("x.json").write_text(json.dumps([result]))
+    with pytest.raises(RibError) as error:
+        find("x.json", Path("store"))
+    text = str(error.value)
+    assert text.startswith("x.json is no whole result, so there is nothing to compare with: ")
+    assert said in text and "\n" not in text
+
+
+def test_many_problems_of_a_result_are_counted() -> None:
+    Path("x.json").write_text('{"format": "rib-harness.result/1"}')
+    with pytest.raises(RibError, match=r"id: Field required; .*; and 10 more"):
+        find("x.json", Path("store"))
+
+
+@pytest.mark.parametrize("text", ['{"format": "rib-harness.run/1"}', "[]", "[{}]"])
+def test_a_damaged_record_of_a_store_is_told(text: str) -> None:
+    for folder in ("store/runs", "store/steps"):
+        Path(folder).mkdir(parents=True)
+    Path("store/runs/5e1f.json").write_text(text)
+    with pytest.raises(RibError):
+        find("store/runs/5e1f.json", Path("store"))
+    with pytest.raises(RibError):
+        find("5e1f", Path("store"))
+
+
+def test_cells_are_compared_both_ways() -> None:
+    more = changed("post", "i", "k", to=CELL)
+    assert compare(RESULT, RESULT) == compare(more, more) == []
+    (here,), (there,) = compare(RESULT, more), compare(more, RESULT)
+    assert (here.what, here.recorded, here.now) == ("i → k", "missing", "50.00 (1/2)")
+    assert (there.what, there.recorded, there.now) == ("i → k", "50.00 (1/2)", "missing")
+    (mri,) = compare(RESULT, changed("mri", to=None))
+    assert (mri.what, mri.recorded, mri.now) == ("mRI", "+0.00", "missing")
+    assert compare(RESULT, changed("mri", to=1e-9)) == []
+
+
+def test_code_that_no_commit_names_is_told() -> None:
+    for code, names in [
+        (CODE, ["rib-plugin-x"]),
+        ({**CODE, "commit": "5e1f"}, []),
+        ({**CODE, "editable": False}, []),
+    ]:
+        result = changed("provenance", "components", to=[code])
+        result["provenance"]["steps"]["key"]["components"] = [code]
+        Path("x.json").write_text(json.dumps(result))
+        recorded = find("x.json", Path("store"))
+        assert (untold(recorded), unknowable(recorded)) == (names, [])
+
+
 @pytest.mark.slow
 def test_what_cannot_be_run_again_is_refused(
     store: Path, capsys: pytest.CaptureFixture[str]
@@ -394,7 +565,7 @@ def test_what_cannot_be_run_again_is_refused(
     for arguments, said in [
         (["two.json"], "two.json holds 2 results"),
         (["none.json"], "none.json is no result: expected what `rib-harness results --format js"),
-        (["half.json"], "half.json is no whole result: KeyError('suite')"),
+        (["half.json"], "half.json is no whole result, so there is nothing to compare with: sui"),
         (["text.json"], "text.json is no result"),
         ([str(store)], "Expected one run in the store"),
         (["zzz", "--store", str(store)], "whose id begins with 'zzz' in the store"),

@@ -66,7 +66,9 @@ def command(
     else:
         click.echo(dumps(made, form), nl=False)
     if not all(one.complete for one in made):
-        raise RibError("INCOMPLETE: cells are missing; the same `rib-harness run` again computes only these.")
+        raise RibError(
+            "INCOMPLETE: cells are missing; the same `rib-harness run` again computes only these."
+        )
 
 
 def _print(one: Comparison, *, cells: bool) -> None:

@@ -31,28 +31,33 @@ def command(name: str, as_toml: bool, as_json: bool, no_plugin: tuple[str, ...])
     """
     from rib_harness.catalog import load_catalog
     from rib_harness.cli.list_plugins_ import print_plugins, to_json
-    from rib_harness.registry import FILL_IN, load_registry
+    from rib_harness.cli.tables import printable
+    from rib_harness.registry import FILL_IN, known_plugins
 
     if as_toml and as_json:
         raise click.UsageError("Choose one of --toml and --json.")
-    catalog, registry = load_catalog(block=no_plugin), load_registry()
+    catalog, registry = load_catalog(block=no_plugin), known_plugins()
     plugins = named(catalog, name)
     if as_toml:
         import tomli_w
 
         entry = describe(plugins)
         click.echo(tomli_w.dumps(entry, multiline_strings=False), nl=False)
-        for field in (f for f, value in entry.items() if FILL_IN in value):
+        missing = [field for field, value in entry.items() if FILL_IN in value]
+        for field in missing:
             click.echo(f"{field}: {_MISSING[field]}", err=True)
+        if missing:
+            click.echo("Then install it again: an installed package says what it said that day.",
+                       err=True)  # fmt: skip
         return
     if as_json:
         click.echo(json.dumps([to_json(plugin, registry) for plugin in plugins], indent=1))
         return
     entry = describe(plugins)
-    click.echo(f"{entry['name']}: {entry['summary']}")
+    click.echo(printable(f"{entry['name']}: {entry['summary']}"))
     print_plugins(plugins, registry)
     if plugins[0].url:
-        click.echo(f"From {plugins[0].url}")
+        click.echo(printable(f"From {plugins[0].url}"))
 
 
 def named(catalog: Catalog, name: str) -> tuple[Plugin, ...]:
@@ -92,6 +97,7 @@ def describe(plugins: Iterable[Plugin]) -> dict[str, Any]:
     from packaging.utils import canonicalize_name
 
     from rib_harness.catalog import FIRST_PARTY
+    from rib_harness.cli.tables import printable
     from rib_harness.errors import PluginError
     from rib_harness.registry import FILL_IN
 
@@ -100,11 +106,14 @@ def describe(plugins: Iterable[Plugin]) -> dict[str, Any]:
         if plugin.status != "ok":
             raise PluginError(
                 f"The plugin {plugin.name!r} ({plugin.distribution} {plugin.version}) is "
-                f"{plugin.status}: {plugin.reason}"
+                f"{plugin.status}: {printable(plugin.reason)}"
             )
     distribution = plugins[0].distribution
     said: Any = metadata.metadata(distribution)
-    own = distribution in FIRST_PARTY
+    # Another distribution may have the name; it has other plugins then.
+    own = distribution in FIRST_PARTY and all(
+        plugin.name == distribution.removeprefix("rib-plugin-") for plugin in plugins
+    )
     provides: dict[str, list[str]] = {}
     for plugin in plugins:
         for kind, ids in (plugin.components or {}).items():

@@ -12,7 +12,7 @@ from rib_harness.cli.options import json_flag, no_plugin
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Plugin
-    from rib_harness.registry import Registry
+    from rib_harness.registry import Entry, Registry
 
 
 @click.command("list-plugins")
@@ -25,9 +25,9 @@ def command(as_json: bool, no_plugin: tuple[str, ...]) -> None:
     checkout; then its tier in the registry of known plugins, see `rib-harness registry list`.
     """
     from rib_harness.catalog import load_catalog
-    from rib_harness.registry import load_registry
+    from rib_harness.registry import known_plugins
 
-    plugins, registry = load_catalog(block=no_plugin).plugins, load_registry()
+    plugins, registry = load_catalog(block=no_plugin).plugins, known_plugins()
     _tell_unknown({plugin.name for plugin in plugins})
     if as_json:
         click.echo(json.dumps([to_json(plugin, registry) for plugin in plugins], indent=1))
@@ -39,7 +39,7 @@ def command(as_json: bool, no_plugin: tuple[str, ...]) -> None:
 
 def to_json(plugin: Plugin, registry: Registry) -> dict[str, Any]:
     """As `list-plugins --json` prints it."""
-    entry = registry.find(plugin.distribution)
+    entry = entry_of(plugin, registry)
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,
@@ -57,6 +57,28 @@ def to_json(plugin: Plugin, registry: Registry) -> dict[str, Any]:
     }
 
 
+def entry_of(plugin: Plugin, registry: Registry) -> Entry | None:
+    """What the registry says of a plugin, and not of another that has its distribution's name.
+
+    A distribution may call itself anything: the plugin must be one that the entry speaks of, and
+    must not come from an URL outside the entry's repository.
+    """
+    entry = registry.find(plugin.distribution)
+    if entry is None or plugin.name not in entry.plugins:
+        return None
+    inside = f"{plugin.url.removesuffix('.git')}/".startswith(f"{entry.repository.rstrip('/')}/")
+    return entry if plugin.source in ("index", "editable", "local") or inside else None
+
+
+def _standing(plugin: Plugin, registry: Registry) -> str:
+    entry = entry_of(plugin, registry)
+    if entry is not None:
+        return entry.tier
+    if registry.find(plugin.distribution) is None:
+        return "not in the registry"
+    return "not the one that the registry knows by this name"
+
+
 def print_plugins(plugins: tuple[Plugin, ...], registry: Registry) -> None:
     """A table of plugins; nothing where there are none."""
     from rib_harness.cli.tables import console, table
@@ -71,11 +93,10 @@ def print_plugins(plugins: tuple[Plugin, ...], registry: Registry) -> None:
             offers.append(f"imports {', '.join(plugin.heavy)} when listed: slow")
         if plugin.reason:
             offers.append(plugin.reason)
-        entry = registry.find(plugin.distribution)
         shown.add_row(
             plugin.name,
             f"{plugin.distribution} {plugin.version}\n"
-            f"{plugin.origin}, {entry.tier if entry else 'not in the registry'}",
+            f"{plugin.origin}, {_standing(plugin, registry)}",
             plugin.status,
             "\n".join(offers),
             f"{plugin.seconds * 1000:.0f}",

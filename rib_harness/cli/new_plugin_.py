@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -42,6 +43,9 @@ TRY = {
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
+#: Letters of a name: files and folders are called after it, and file systems have limits.
+LONGEST = 60
+
 #: Names that the templates use themselves.
 _USED = {"Batch", "Classifier", "Clock", "ConfigError", "Identity", "Image", "ImageDraw",
          "ImageSet", "Path", "Preprocess", "Reader", "Task", "Tensor"}  # fmt: skip
@@ -61,10 +65,10 @@ def command(name: str, kind: str, path: Path) -> None:
 
     check_name(name, kind)
     folder = path / f"rib-plugin-{name}"
-    if folder.exists():
-        raise ConfigError([f"{folder} exists already: choose another name, or another --path."])
     texts = dict(render(name, kind))
     try:
+        if folder.exists():
+            raise ConfigError([f"{folder} exists already: choose another name, or another --path."])
         for inside, text in texts.items():
             file = folder / inside
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +76,8 @@ def command(name: str, kind: str, path: Path) -> None:
     except OSError as error:
         raise ConfigError([f"{folder} cannot be written: {error.strerror or error}."]) from error
     click.echo(f"Wrote {folder}, {len(texts)} files. The places to change are marked CHANGE. Next:")
-    click.echo(f"  pip install -e '{folder}[test]'")
-    click.echo(f"  python -m pytest {folder}")
+    click.echo(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
+    click.echo(f"  python -m pytest {shlex.quote(str(folder))}")
     click.echo(f"  rib-harness check-plugin {name}")
 
 
@@ -93,13 +97,15 @@ def check_name(name: str, kind: str) -> None:
                 f"{name!r}. Did you mean {valid(name)!r}?"
             ]
         )
+    if len(name) > LONGEST:
+        raise ConfigError([f"expected a name of at most {LONGEST} letters, got {len(name)}."])
     catalog = load_catalog()
     for plugin in catalog.plugins:
         if plugin.name == name:
             raise ConfigError(
                 [
                     f"the plugin name {name!r} is taken by {plugin.distribution} "
-                    f"{plugin.version}. Did you mean {f'my-{name}'!r}?"
+                    f"{plugin.version}. Did you mean {_free(name)!r}?"
                 ]
             )
     for component in catalog.list(kind):
@@ -107,9 +113,14 @@ def check_name(name: str, kind: str) -> None:
             raise ConfigError(
                 [
                     f"a {kind} called {name!r} is in {component.plugin.distribution} already, and "
-                    f"the short name would be ambiguous. Did you mean {f'my-{name}'!r}?"
+                    f"the short name would be ambiguous. Did you mean {_free(name)!r}?"
                 ]
             )
+
+
+def _free(name: str) -> str:
+    """A name like one that is taken."""
+    return f"{name}-2" if name.startswith("my-") else f"my-{name}"
 
 
 def valid(name: str) -> str:
@@ -121,7 +132,7 @@ def valid(name: str) -> str:
     words = re.findall(r"[a-z0-9]+", name.lower())
     if words[:2] == ["rib", "plugin"]:
         words = words[2:]
-    return re.sub(r"^[0-9-]+", "", "-".join(words)) or "my-plugin"
+    return re.sub(r"^[0-9-]+", "", "-".join(words))[:LONGEST].rstrip("-") or "my-plugin"
 
 
 def render(name: str, kind: str) -> Iterator[tuple[str, str]]:

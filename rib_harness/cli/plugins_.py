@@ -1,18 +1,24 @@
 """`rib-harness plugins`: install, upgrade and uninstall, by the environment's own installer.
 
 Nothing is done before it was shown and confirmed; without a terminal that needs `--yes`, which
-has no environment variable, so that nothing can say yes beforehand.
+has no environment variable, so that nothing can say yes beforehand. What is installed is read from
+metadata only: a plugin that cannot be loaded can be uninstalled all the same.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
-from importlib import metadata
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +30,20 @@ from rib_harness.errors import RibError, nearest
 from rib_harness.hookspecs import ENTRY_POINT_GROUP
 
 if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+    from rib_harness.catalog import Plugin
     from rib_harness.registry import Registry
 
 #: How the names of plugins' distributions begin; another bare name must be in the registry.
 PREFIX = "rib-plugin-"
 
-_VCS = ("git+", "hg+", "svn+", "bzr+")
+_URLS = ("git+", "hg+", "svn+", "bzr+", "https://", "http://", "file://")
+_ARCHIVES = (".whl", ".tar.gz", ".zip")
+
+#: Options that bring other packages: -r and --requirement, --group, and -e or --editable with a
+#: folder (alone it goes with NAME); short ones also after others, long ones also shortened.
+_BRINGS = re.compile(r"-[A-Zhnqvy]*(r|e.)|--requirem|--gr|--ed\w*=")
 
 
 @click.group("plugins", cls=SubVerbs)
@@ -56,37 +70,54 @@ def install(name: str, extra: tuple[str, ...], yes: bool) -> None:
     NAME is a distribution (rib-plugin-x or rib-plugin-x==0.3), a wheel or folder, or an URL
     (git+https://…). A bare name must begin with rib-plugin- or be in the registry.
     """
-    from rib_harness.registry import load_registry
+    from rib_harness.registry import known_plugins
 
-    registry = load_registry()
-    distribution = wanted(name, registry)
-    _change(["install", *_checked(extra), name], distribution, registry, yes)
+    registry = known_plugins()
+    plugin = wanted(name, registry)
+    _change(["install", *_checked(extra), plugin.text], plugin, registry, yes)
 
 
 @command.command("upgrade")
 @_arguments
 def upgrade(name: str, extra: tuple[str, ...], yes: bool) -> None:
     """Upgrade an installed plugin to the newest version that its requirements allow."""
-    from rib_harness.registry import load_registry
+    from rib_harness.registry import known_plugins
 
-    distribution = installed(name)
-    _change(
-        ["install", "--upgrade", *_checked(extra), distribution], distribution, load_registry(), yes
-    )
+    found = installed(name)
+    arguments = ["install", "--upgrade", *_checked(extra), found]
+    _change(arguments, Wanted(found, found), known_plugins(), yes)
 
 
 @command.command("uninstall")
 @_arguments
 def uninstall(name: str, extra: tuple[str, ...], yes: bool) -> None:
     """Uninstall a plugin; its own dependencies stay."""
-    from rib_harness.registry import load_registry
+    from rib_harness.registry import Registry
 
-    distribution = installed(name)
-    _change(["uninstall", *_checked(extra), distribution], distribution, load_registry(), yes)
+    found = installed(name)
+    _change(["uninstall", *_checked(extra), found], Wanted(found, found), Registry(), yes)
 
 
-def wanted(text: str, registry: Registry) -> str:
-    """The distribution that a NAME means, as far as it can be told before it is installed.
+@dataclass(frozen=True)
+class Wanted:
+    """What a NAME means, as far as it can be told before it is installed.
+
+    Args:
+        text: for the installer.
+        distribution: its name; empty where it cannot be told yet.
+        url: where it comes from; empty where that is by name.
+    """
+
+    text: str
+    distribution: str = ""
+    url: str = ""
+
+
+def wanted(text: str, registry: Registry) -> Wanted:
+    """What a NAME means: a requirement, an URL, or a path.
+
+    A bare name that a plugin may have is a name, even beside a folder of that name, as for the
+    installers.
 
     Args:
         text: a requirement, a path or an URL.
@@ -95,28 +126,43 @@ def wanted(text: str, registry: Registry) -> str:
     Raises:
         RibError: it is none of these, the path does not exist, or the name is no plugin's.
     """
-    from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-
-    if text.startswith((*_VCS, "https://", "http://", "file://")):
-        return ""
     if text.startswith("-"):
         raise RibError(f"Expected the name of a plugin, got the option {text!r}.")
-    if text.endswith((".whl", ".tar.gz", ".zip")) or "/" in text.partition("@")[0] or "\\" in text:
-        path = Path(text)
-        if not path.exists():
-            raise RibError(f"There is no file or folder {text}.")
-        try:
-            return str(parse_wheel_filename(path.name)[0]) if path.suffix == ".whl" else ""
-        except InvalidWheelFilename as error:
-            raise RibError(f"{text} is no wheel: {error}") from None
+    requirement = _requirement(text)
+    if requirement is not None and requirement.url:
+        return Wanted(text, _plugins_name(requirement, registry), requirement.url)
+    if text.startswith(_URLS):
+        return Wanted(text, _name_of_archive(re.split("[?#]", text)[0].rpartition("/")[2]), text)
+    if text.endswith(_ARCHIVES) or "/" in text or "\\" in text:
+        return _at(text, text)
     try:
-        name = canonicalize_name(Requirement(text).name)
+        if requirement is not None:
+            return Wanted(text, _plugins_name(requirement, registry))
+    except RibError:
+        if not _is_there(text, Path.is_dir):
+            raise
+    if _is_there(text, Path.is_dir):
+        return _at(text, text if text in (".", "..") else f"./{text}")
+    raise RibError(
+        f"Expected a distribution such as rib-plugin-x or rib-plugin-x==0.3, a path such as "
+        f"./rib-plugin-x, or an URL such as git+https://…, got {text!r}."
+    )
+
+
+def _requirement(text: str) -> Requirement | None:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        return Requirement(text)
     except InvalidRequirement:
-        raise RibError(
-            f"Expected a distribution such as rib-plugin-x or rib-plugin-x==0.3, a path such as "
-            f"./rib-plugin-x, or an URL such as git+https://…, got {text!r}."
-        ) from None
+        return None
+
+
+def _plugins_name(requirement: Requirement, registry: Registry) -> str:
+    """The distribution of a requirement, if it may be a plugin's."""
+    from packaging.utils import canonicalize_name
+
+    name = canonicalize_name(requirement.name)
     if not name.startswith(PREFIX) and registry.find(name) is None:
         close = nearest(PREFIX + name, (entry.name for entry in registry.entries))
         raise RibError(
@@ -127,17 +173,60 @@ def wanted(text: str, registry: Registry) -> str:
     return name
 
 
+def _is_there(text: str, test: Callable[[Path], bool] = Path.exists) -> bool:
+    """Whether a text is a path that exists; one that is too long for a path is none."""
+    with suppress(OSError, ValueError):
+        return bool(text) and test(Path(text))
+    return False
+
+
+def _at(text: str, shown: str) -> Wanted:
+    """A folder, wheel or other archive; the installer is given it as shown."""
+    from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+    path = Path(text)
+    if not _is_there(text):
+        raise RibError(f"There is no file or folder {text}.")
+    name = ""
+    if path.suffix == ".whl":
+        try:
+            name = parse_wheel_filename(path.name)[0]
+        except InvalidWheelFilename as error:
+            raise RibError(f"{text} is no wheel: {error}") from None
+    elif path.is_dir():
+        try:
+            said = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))
+            name = canonicalize_name(said["project"]["name"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # it may be said elsewhere: the installer knows
+    else:
+        name = _name_of_archive(path.name)
+    return Wanted(shown, name, path.resolve().as_uri())
+
+
+def _name_of_archive(file: str) -> str:
+    """The distribution that a file's name tells, or nothing."""
+    from packaging.utils import (
+        InvalidSdistFilename,
+        InvalidWheelFilename,
+        parse_sdist_filename,
+        parse_wheel_filename,
+    )
+
+    try:
+        return (parse_wheel_filename if file.endswith(".whl") else parse_sdist_filename)(file)[0]
+    except (InvalidSdistFilename, InvalidWheelFilename):
+        return ""
+
+
 def installed(name: str) -> str:
     """The installed distribution of a plugin: NAME is its own or its distribution's.
 
     Raises:
         RibError: no such plugin is installed; other packages are not touched.
     """
-    from packaging.utils import canonicalize_name
-
-    points = [p for p in metadata.entry_points(group=ENTRY_POINT_GROUP) if p.dist is not None]
-    owners = {(p.name, canonicalize_name(p.dist.name)) for p in points if p.dist is not None}
-    same = canonicalize_name(name)
+    owners = {(p.name, _canonical(p)) for p in here() if p.distribution != "unknown"}
+    same = _normal(name)
     found = {d for _, d in owners if d == same} or {d for p, d in owners if p == name}
     if len(found) == 1:
         return str(found.pop())
@@ -177,27 +266,32 @@ def installer_command(arguments: Sequence[str]) -> list[str]:
 
 
 def _checked(extra: tuple[str, ...]) -> tuple[str, ...]:
-    """What goes on to the installer: options; a second plugin is not one."""
-    if extra and not extra[0].startswith("-"):
-        raise click.UsageError(
-            f"One plugin at a time, got also {extra[0]!r}. Options of the installer go behind --."
-        )
+    """What goes on to the installer: options that bring no other package."""
+    for one in extra:
+        if not one.startswith("-"):
+            raise click.UsageError(
+                f"One plugin at a time, got also {one!r}. Options of the installer go behind --, "
+                "each in one word, such as --constraint=FILE."
+            )
+        if _BRINGS.match(one):
+            raise click.UsageError(
+                f"{one} would bring or remove other packages than the plugin: use the installer "
+                "itself."
+            )
     return extra
 
 
-def _change(arguments: list[str], distribution: str, registry: Registry, yes: bool) -> None:
+def _change(arguments: list[str], plugin: Wanted, registry: Registry, yes: bool) -> None:
     """Show, ask, run, and show what came of it."""
-    verb, todo, before = arguments[0], installer_command(arguments), _plugins_now()
-    click.echo(f"Will run: {shlex.join(todo)}")
-    for plugin in before:
-        if _canonical(plugin) == distribution:
-            place = f" ({plugin['url']})" if plugin["url"] else ""
-            click.echo(
-                f"Installed now: {distribution} {plugin['version']}, {plugin['source']}{place}"
-            )
+    verb, todo, before = arguments[0], installer_command(arguments), here()
+    _echo(f"Will run: {shlex.join(todo)}")
+    for one in before:
+        if _canonical(one) == plugin.distribution:
+            place = f" ({one.url})" if one.url else ""
+            _echo(f"Installed now: {plugin.distribution} {one.version}, {one.source}{place}")
             break
-    for line in describe(distribution, registry) if verb == "install" else ():
-        click.echo(line)
+    for line in describe(plugin, registry) if verb == "install" else ():
+        _echo(line)
     if not yes:
         if not sys.stdin.isatty():
             raise RibError("Nothing was done: there is no terminal to ask on. Add --yes.")
@@ -207,66 +301,149 @@ def _change(arguments: list[str], distribution: str, registry: Registry, yes: bo
     done = subprocess.run(todo)
     if done.returncode:
         raise RibError(f"The installer failed with exit code {done.returncode}; see above.")
-    after = _plugins_now()
     if verb == "uninstall":
-        gone = distribution not in {_canonical(plugin) for plugin in after}
-        click.echo(f"{distribution} is {'gone' if gone else 'still there: see list-plugins'}.")
+        gone = plugin.distribution not in map(_canonical, here())
+        click.echo(f"{plugin.distribution} is {'gone' if gone else 'still there: see above'}.")
         return
-    changed = [p for p in after if _facts(p) not in map(_facts, before)]
-    shown = [p for p in after if distribution and _canonical(p) == distribution] or changed
-    for plugin in shown:
-        offers = [one for ids in plugin["components"].values() for one in ids]
-        click.echo(
-            f"{plugin['name']} ({plugin['distribution']} {plugin['version']}): {plugin['status']}"
-            + (f": {plugin['reason']}" if plugin["reason"] else "")
-            + (f"; offers {', '.join(offers)}" if offers else "")
-        )
-    if not shown:
+    _show(_came(plugin, before))
+
+
+def _came(plugin: Wanted, before: Sequence[Plugin]) -> list[Plugin]:
+    """What an installation brought, or left as it was.
+
+    Raises:
+        RibError: no plugin.
+    """
+    after = here()
+    found = (
+        [one for one in after if plugin.distribution and _canonical(one) == plugin.distribution]
+        or [one for one in after if one not in before]
+        or [one for one in after if plugin.url and one.url == _bare(plugin.url)]
+    )
+    if not found:
         raise RibError(
             "The installer succeeded, but no plugin came of it: the distribution has no entry "
             f"point in the group {ENTRY_POINT_GROUP!r}, or lies where this Python does not look."
         )
+    return found
 
 
-def describe(distribution: str, registry: Registry) -> list[str]:
+def _show(plugins: Sequence[Plugin]) -> None:
+    """Load what was installed, in a process of its own, and say what it offers.
+
+    Raises:
+        RibError: that process failed.
+    """
+    from rib_harness.cli.tables import printable
+
+    names = ", ".join(sorted(set(map(_canonical, plugins))))
+    back = "\n".join(
+        f"To take it away again: rib-harness plugins uninstall {one}"
+        for one in sorted(set(map(_canonical, plugins)))
+    )
+    try:
+        loaded = load_apart([one.name for one in plugins])
+    except ValueError as error:
+        raise RibError(f"{names} is installed, but {printable(str(error))}\n{back}") from None
+    mine = set(map(_canonical, plugins))
+    for told in (one for one in loaded if _normal(one["distribution"]) in mine):
+        offers = [one for ids in told["components"].values() for one in ids]
+        _echo(
+            f"{told['name']} ({told['distribution']} {told['version']}): {told['status']}"
+            + (f": {told['reason']}" if told["reason"] else "")
+            + (f"; offers {', '.join(offers)}" if offers else "")
+        )
+    if any(told["status"] in ("broken", "incompatible", "conflict") for told in loaded):
+        click.echo(back, err=True)
+
+
+def describe(plugin: Wanted, registry: Registry) -> list[str]:
     """What a person should know before saying yes.
 
     Args:
-        distribution: its name; empty where it cannot be told yet.
-        registry: of known plugins.
+        plugin: what is to be installed.
+        registry: of known plugins; it speaks of names, not of what lies at a path or an URL.
     """
-    entry = registry.find(distribution) if distribution else None
-    if entry is None:
-        return ["The registry does not know it: look at its sources. It will run with your rights."]
     from rib_harness.registry import TIERS
 
+    entry = registry.find(plugin.distribution) if plugin.distribution else None
+    if entry is None:
+        return ["The registry does not know it: look at its sources. It will run with your rights."]
+    if plugin.url:
+        return [
+            f"The registry knows a plugin of this name, from {entry.repository}; this one comes "
+            f"from {_bare(plugin.url)}, and the registry says nothing of it: look at its sources. "
+            "It will run with your rights."
+        ]
     lines = [
         f"The registry knows the name {entry.name}: {entry.summary}",
         f"  {entry.tier}: {TIERS[entry.tier]}; sources: {entry.repository}; "
         f"maintainers: {', '.join(entry.maintainers)}",
     ]
-    return lines + ([f"  provides {', '.join(entry.ids)}"] if entry.ids else [])
+    lines += [f"  provides {', '.join(entry.ids)}"] if entry.ids else []
+    if _is_there(plugin.text, Path.is_dir):
+        lines.append(f"The folder {plugin.text} here is not it: that would be ./{plugin.text}")
+    return lines
 
 
-def _plugins_now() -> list[dict[str, Any]]:
-    """`list-plugins` of a fresh process: this one has loaded what was there before."""
-    code = "from rib_harness.cli import main; main()"
+def here() -> tuple[Plugin, ...]:
+    """The installed plugins as their metadata tells them: none is imported."""
+    from rib_harness.catalog import load_catalog
+
+    importlib.invalidate_caches()  # an installer may have run
+    return load_catalog(environ={"RIB_PLUGINS": ""}).plugins
+
+
+def load_apart(names: Sequence[str]) -> list[dict[str, Any]]:
+    """`list-plugins --json` of a fresh process that loads these plugins only.
+
+    Args:
+        names: of plugins; those that the environment does not let load stay blocked.
+
+    Raises:
+        ValueError: the process failed, or wrote something else; what happened is a sentence.
+    """
+    said = os.environ.get("RIB_PLUGINS")
+    allowed = names if said is None else {*names} & {one.strip() for one in said.split(",")}
+    environment = {k: v for k, v in os.environ.items() if k != "RIB_STRICT_PLUGINS"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, "list-plugins", "--json"],
-        capture_output=True,
-        text=True,
-    )
+        [sys.executable, "-P", "-c", "from rib_harness.cli import main; main()",
+         "list-plugins", "--json"],
+        capture_output=True, stdin=subprocess.DEVNULL, encoding="utf-8", errors="replace",
+        env={**environment, "RIB_PLUGINS": ",".join(allowed)},
+    )  # fmt: skip
     if done.returncode:
-        raise RibError(f"rib-harness itself does not start any more:\n{done.stderr.strip()}")
-    listed: list[dict[str, Any]] = json.loads(done.stdout)
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise ValueError(f"rib-harness does not start with it: exit code {done.returncode}; {last}")
+    try:
+        listed: list[dict[str, Any]] = json.loads(done.stdout)
+    except ValueError:
+        raise ValueError(
+            f"it writes to stdout while it is loaded, which is for results: {done.stdout[:60]!r}…"
+        ) from None
     return listed
 
 
-def _canonical(plugin: dict[str, Any]) -> str:
+def _bare(url: str) -> str:
+    """An URL as an installation records it: without its tool, revision, fragment and user name."""
+    tool, plus, rest = url.partition("+")
+    url = rest.partition("#")[0] if plus and tool.isalpha() else url.partition("#")[0]
+    url = re.sub(r"^([\w+.-]+://)[^/@]*@", r"\1", url)
+    return re.sub(r"^(\w+://[^@]*)@.*$", r"\1", url) if plus and tool.isalpha() else url
+
+
+def _normal(name: str) -> str:
     from packaging.utils import canonicalize_name
 
-    return str(canonicalize_name(plugin["distribution"]))
+    return str(canonicalize_name(name))
 
 
-def _facts(plugin: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(plugin[name] for name in ("name", "distribution", "version", "url", "commit"))
+def _canonical(plugin: Plugin) -> str:
+    return _normal(plugin.distribution)
+
+
+def _echo(line: str) -> None:
+    """A line that may hold what a plugin says of itself."""
+    from rib_harness.cli.tables import printable
+
+    click.echo(printable(line))

@@ -67,7 +67,9 @@ def command(
     if problems := [*left_out, *sorted(results.damaged)]:
         raise RibError("\n".join(problems))
     if not results.complete:
-        raise RibError("INCOMPLETE: cells are missing; the same `rib-harness run` again computes only these.")
+        raise RibError(
+            "INCOMPLETE: cells are missing; the same `rib-harness run` again computes only these."
+        )
 
 
 def _document(results: Results, catalog: Catalog, form: str) -> str | bytes:

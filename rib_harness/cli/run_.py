@@ -84,7 +84,7 @@ def _reproduce(text: str, given: RunConfig, dry_run: bool) -> None:
 
 def _check_installed(recorded: Recorded, catalog: Catalog, *, allow: bool) -> None:
     from rib_harness.errors import RibError
-    from rib_harness.reproduce import differences, unknowable
+    from rib_harness.reproduce import differences, unknowable, untold
 
     for name in unknowable(recorded):
         click.echo(
@@ -92,7 +92,10 @@ def _check_installed(recorded: Recorded, catalog: Catalog, *, allow: bool) -> No
         )
     found = differences(recorded, catalog)
     if not found:
-        click.echo(f"Installed: all as recorded for {recorded.title}.", err=True)
+        said = f"Installed: versions as recorded for {recorded.title}"
+        if rest := ", ".join(untold(recorded)):
+            said += f"; the code of {rest}, installed editable without a commit, is not known"
+        click.echo(f"{said}.", err=True)
         return
     _print(found, "installed")
     if not allow:

@@ -19,7 +19,7 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     from rib_harness.catalog import load_catalog
     from rib_harness.errors import AmbiguousComponentError, UnknownComponentError, nearest
     from rib_harness.options import REQUIRED, Reference
-    from rib_harness.registry import load_registry
+    from rib_harness.registry import known_plugins
     from rib_harness.specs import KINDS, Variant
 
     wanted = Reference.parse(name).name
@@ -35,7 +35,7 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
             catalog._explain_missing_plugin(kind, wanted)
         known = {c.id if "/" in wanted else c.spec.name for c in everything}
         here = {plugin.distribution for plugin in catalog.plugins}
-        hints = (load_registry().install_hint(kind, wanted, here) for kind in KINDS)
+        hints = (known_plugins().install_hint(kind, wanted, here) for kind in KINDS)
         away = next(filter(None, hints), "")
         raise UnknownComponentError(
             f"No component is called {wanted!r}.{'' if away else nearest(wanted, known)} "

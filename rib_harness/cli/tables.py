@@ -29,9 +29,28 @@ def console() -> Console:
     return Console(width=width, markup=False, highlight=False, emoji=False)
 
 
+def printable(text: str) -> str:
+    """The text with U+FFFD for what is no printable character; lines stay.
+
+    What a plugin says of itself may hold escape sequences, which a terminal would obey.
+
+    >>> printable("a\\x1b[31m\\nb")
+    'a\ufffd[31m\\nb'
+    """
+    return "".join(c if c == "\n" or c.isprintable() else "\ufffd" for c in text)
+
+
+class _Table(Table):
+    """Shows only what is printable."""
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        """As rich's."""
+        super().add_row(*(printable(c) if isinstance(c, str) else c for c in cells), **settings)
+
+
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table with the harness's looks."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = _Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         if name in right:
             made.add_column(name, justify="right", no_wrap=True)
@@ -140,6 +159,9 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
     columns = ("seed", *(heads[name] for name in names))
     columns = (*columns[:2], "95 %", *columns[2:])
     shown = table("method", *columns, right=columns)
+    # Names tell the rows apart: they have as much room as 80 columns leave.
+    shown.collapse_padding = True
+    shown.columns[0].min_width = min(16, max((len(run.method or "") for run in results), default=0))
     for run in results:
         values = []
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +17,12 @@ from torch import Tensor
 from rib_harness.catalog import Bound
 from rib_harness.engine.classifier import Classifier
 from rib_harness.engine.data import Normalizer
+from rib_harness.engine.device import seeded
 from rib_harness.engine.parts import parts_of
 from rib_harness.images import Preprocess
 from rib_harness.protocols import Identity
 from rib_harness.testing.network import no_network
-from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
+from rib_harness.testing.outcome import CheckError, CheckSkipped, expect, expect_methods
 
 #: Two passes that differ in the batch only differ by rounding: relative to the largest value.
 ROUNDING = 1e-4
@@ -107,34 +109,50 @@ def offline(bound: Bound) -> Bound:
     return Bound(component, {**bound.options, "pretrained": False}, bound.explicit, bound.tag)
 
 
+def check_backbone_protocol(trial: BackboneTrial) -> None:
+    """It is built from its options, and has a backbone's methods: identity and build."""
+    expect_methods(trial.bound.build(), identity="", build="")
+
+
 def check_backbone_builds(trial: BackboneTrial) -> None:
     """It builds offline, in eval mode, on the CPU, in float32."""
     classifier = trial.classifier
     expect(not classifier.training, "build() gave a classifier in training mode: call .eval().")
-    for name, parameter in classifier.named_parameters():
+    for name, tensor in [*classifier.named_parameters(), *classifier.named_buffers()]:
         expect(
-            parameter.device.type == "cpu" and parameter.dtype == torch.float32,
-            f"{name} is {parameter.dtype} on {parameter.device}: build it in float32 on the CPU; "
+            tensor.device.type == "cpu"
+            and (tensor.dtype == torch.float32 or not tensor.is_floating_point()),
+            f"{name} is {tensor.dtype} on {tensor.device}: build it in float32 on the CPU; "
             "the harness moves it.",
         )
 
 
 def check_backbone_same_twice(trial: BackboneTrial) -> None:
-    """Built twice, it has the same weights, and the global random state is left alone."""
-    before = torch.get_rng_state()
-    try:
-        torch.manual_seed(12345)
-        start = torch.get_rng_state()
+    """Built twice, it has the same weights, and the global random states are left alone."""
+    with seeded("conformance"):
+        untouched = _draws()
+    with seeded("conformance"):
         again = trial.build()
-        drawn = not torch.equal(torch.get_rng_state(), start)
-    finally:
-        torch.set_rng_state(before)
+        drawn = [name for name, value in _draws().items() if value != untouched[name]]
     seeds = "draw random weights inside torch.random.fork_rng(devices=[]), after a manual_seed"
     expect(
         again.fingerprint() == trial.classifier.fingerprint(),
         f"built twice, it has different weights: {seeds}.",
     )
-    expect(not drawn, f"building it changes torch's global random state: {seeds}.")
+    expect(
+        not drawn,
+        f"building it changes the global random state of {', '.join(drawn)}: {seeds}; of the "
+        "others use generators of your own, random.Random(0) or numpy.random.default_rng(0).",
+    )
+
+
+def _draws() -> dict[str, float]:
+    """The next number of each global generator."""
+    return {
+        "random": random.random(),
+        "numpy": float(np.random.random_sample()),
+        "torch": float(torch.rand((), dtype=torch.float64)),
+    }
 
 
 def check_backbone_shapes(trial: BackboneTrial) -> None:
@@ -200,8 +218,15 @@ def check_backbone_copy_save_load(trial: BackboneTrial) -> None:
     before = classifier.fingerprint()
     copy = classifier.copy().eval()
     with torch.no_grad():
-        same = torch.equal(copy(images), classifier(images))
-        expect(same, "a copy of it (copy.deepcopy) gives other logits.")
+        answers = classifier(images)
+        expect(
+            classifier.fingerprint() == before,
+            "a pass in eval mode changes a buffer of it: what it says must not depend on what it "
+            "has seen before.",
+        )
+        expect(
+            torch.equal(copy(images), answers), "a copy of it (copy.deepcopy) gives other logits."
+        )
         for parameter in copy.parameters():
             parameter.add_(1.0)
     expect(
@@ -263,6 +288,7 @@ def check_backbone_identity(trial: BackboneTrial) -> None:
 
 
 BACKBONE_CHECKS = (
+    check_backbone_protocol,
     check_backbone_builds,
     check_backbone_same_twice,
     check_backbone_shapes,

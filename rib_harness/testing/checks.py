@@ -17,6 +17,12 @@ from rib_harness.specs import KINDS, BackboneSpec
 from rib_harness.testing.outcome import Check, CheckError, CheckSkipped
 from rib_harness.testing.plugin_checks import COMPONENT_CHECKS, PLUGIN_CHECKS, PluginTrial
 
+#: Names of checks on which those after them rest: a plugin that does not load offers nothing, of a
+#: method without `finetune` nothing else can be said.
+GATES = frozenset(
+    {"loads", "target", "options", "protocol", "builds", "opens", "declares", "signature"}
+)
+
 
 @dataclass(frozen=True)
 class Golden:
@@ -63,13 +69,14 @@ def checks_of(
     catalog = catalog or load_catalog()
     found = _find(plugin, catalog)
     whole = PluginTrial(found)
-    checks = [_check(found.name, "plugin", one, lambda: whole) for one in PLUGIN_CHECKS]
+    checks = list(_in_turn(found.name, "plugin", PLUGIN_CHECKS, lambda: whole))
     own = [c for kind in KINDS for c in catalog.list(kind) if c.plugin is found]
     asked = [(component, text) for text in references for component in _named(text, own, found)]
     for component in own:
-        checks += _spec_checks(component)
+        said = list(_spec_checks(component))
+        checks += said
         for text in [text for one, text in asked if one is component] or [""]:
-            checks += _trials(component, text, catalog, data_root)
+            checks += _trials(component, text, catalog, data_root, _gates(said))
     checks += _neutral(neutral or {}, own, found, catalog)
     checks += _golden(golden, own, found)
     return checks
@@ -135,11 +142,31 @@ def _check(
     where: str,
     function: Callable[..., None],
     trial: Callable[[], Any],
+    after: tuple[Check, ...] = (),
     **given: Any,
 ) -> Check:
     """A check whose id ends in the function's name: `check_method_resumes` → `resumes`."""
     name = "-".join(function.__name__.split("_")[2:])
-    return Check(f"{where}/{name}", component, function, lambda: function(trial(), **given))
+    return Check(f"{where}/{name}", component, function, lambda: function(trial(), **given), after)
+
+
+def _in_turn(
+    component: str,
+    where: str,
+    functions: Sequence[Callable[..., None]],
+    trial: Callable[[], Any],
+    after: tuple[Check, ...] = (),
+) -> Iterator[Check]:
+    """Checks of which some rest on those before: one cause is told once."""
+    for function in functions:
+        check = _check(component, where, function, trial, after)
+        after += _gates([check])
+        yield check
+
+
+def _gates(checks: Sequence[Check]) -> tuple[Check, ...]:
+    """Those without which the later ones make no sense."""
+    return tuple(check for check in checks if check.id.rpartition("/")[2] in GATES)
 
 
 def _named(text: str, own: Sequence[Component], plugin: Plugin) -> list[Component]:
@@ -155,12 +182,16 @@ def _named(text: str, own: Sequence[Component], plugin: Plugin) -> list[Componen
 def _spec_checks(component: Component) -> Iterator[Check]:
     """What it says of itself."""
     kind = component.spec.kind
-    for function in COMPONENT_CHECKS[kind]:
-        yield _check(component.id, f"{kind}/{component.spec.name}", function, lambda: component)
+    where = f"{kind}/{component.spec.name}"
+    yield from _in_turn(component.id, where, COMPONENT_CHECKS[kind], lambda: component)
 
 
 def _trials(
-    component: Component, text: str, catalog: Catalog, data_root: Path | None
+    component: Component,
+    text: str,
+    catalog: Catalog,
+    data_root: Path | None,
+    after: tuple[Check, ...],
 ) -> Iterator[Check]:
     """The checks of one component with one set of options."""
     make, functions = _kit(component, catalog, data_root)
@@ -168,8 +199,7 @@ def _trials(
     where = f"{component.spec.kind}/{re.sub(r'=[^,()]*/', '=', text) or component.spec.name}"
     # What several checks share is made with the first of them.
     trial = cache(lambda: make(text))
-    for function in functions:
-        yield _check(component.id, where, function, trial)
+    yield from _in_turn(component.id, where, functions, trial, after)
 
 
 def _kit(

@@ -10,16 +10,20 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rib_harness import images as images_module
 from rib_harness.catalog import Bound
 from rib_harness.errors import DataError
 from rib_harness.images import ImageSet
 from rib_harness.testing.network import no_network
-from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
+from rib_harness.testing.outcome import CheckError, CheckSkipped, expect, expect_methods
 
 #: Classes of which a picture is decoded.
 CLASSES_DECODED = 20
+
+#: Pictures that are compared from one opening to the next.
+PICTURES_COMPARED = 5
 
 #: Words that say how to get data.
 _HOW = re.compile(r"https?://|rib-harness data|download|get it|obtain|fetch|ask for", re.IGNORECASE)
@@ -41,6 +45,7 @@ class DatasetTrial:
         """It, opened once more, without the network.
 
         Raises:
+            CheckError: it does not open.
             CheckSkipped: its data are not on this machine.
         """
         dataset = self.bound.build()
@@ -83,6 +88,11 @@ def _about_columns(error: DataError) -> bool:
     return trace is not None and trace.tb_frame.f_code.co_filename == images_module.__file__
 
 
+def check_dataset_protocol(trial: DatasetTrial) -> None:
+    """It is built from its options, and has a dataset's method: open."""
+    expect_methods(trial.bound.build(), open="root")
+
+
 def check_dataset_missing_data(trial: DatasetTrial) -> None:
     """Without data it raises a DataError that names the folder and how to get them."""
     with tempfile.TemporaryDirectory() as empty, no_network() as reached:
@@ -109,8 +119,16 @@ def check_dataset_missing_data(trial: DatasetTrial) -> None:
     )
 
 
+def check_dataset_opens(trial: DatasetTrial) -> None:
+    """Where its data are, it opens as an ImageSet, without the network."""
+    _ = trial.images
+
+
 def check_dataset_stable(trial: DatasetTrial) -> None:
-    """Opened twice, it has the same images in the same order, and the same fingerprint."""
+    """Opened twice, it has the same images in the same order, and the same fingerprint.
+
+    A few pictures are read twice of one opening, and once of the other.
+    """
     one, two = trial.images, trial.open()
     expect(len(one) == len(two), f"opened twice, it has {len(one)} and {len(two)} images.")
     same = np.array_equal(one.labels, two.labels) and list(one.names) == list(two.names)
@@ -125,6 +143,25 @@ def check_dataset_stable(trial: DatasetTrial) -> None:
         "opened twice, it has another fingerprint: hash the contents (fingerprint_of), not "
         "times or paths.",
     )
+    for index in np.linspace(0, len(one) - 1, PICTURES_COMPARED).astype(int):
+        first = _pixels(one, index)
+        expect(
+            np.array_equal(first, _pixels(one, index)),
+            f"{one.names[index]}, read twice, is two pictures: `read` must depend on the index "
+            "alone, draw nothing and count nothing.",
+        )
+        expect(
+            np.array_equal(first, _pixels(two, index)),
+            f"opened twice, {one.names[index]} is another picture under the same fingerprint: "
+            "make the same pictures each time (from a seed), and hash them.",
+        )
+
+
+def _pixels(images: ImageSet, index: int) -> NDArray[np.uint8]:
+    try:
+        return np.asarray(images.image(index))
+    except DataError as error:
+        raise CheckSkipped(f"a picture cannot be decoded, see `decodes`: {error}") from error
 
 
 def check_dataset_labels(trial: DatasetTrial) -> None:
@@ -135,12 +172,26 @@ def check_dataset_labels(trial: DatasetTrial) -> None:
         f"its labels are {images.labels.dtype} of shape {images.labels.shape}: expected int64, "
         "(N,).",
     )
-    declared = trial.bound.spec.classes
-    if declared is not None and not trial.bound.explicit:
-        expect(
-            declared == len(images.classes),
-            f"its spec says {declared} classes, it has {len(images.classes)}.",
-        )
+
+
+def check_dataset_counts(trial: DatasetTrial) -> None:
+    """With its default options it has as many classes and images as its spec says.
+
+    A partial copy has fewer images, and says so: in `expected` or `notes` of its ImageSet.
+    """
+    spec, images = trial.bound.spec, trial.images
+    if trial.bound.explicit:
+        raise CheckSkipped("its spec speaks of the default options")
+    expect(
+        spec.classes in (None, len(images.classes)),
+        f"its spec says {spec.classes} classes, it has {len(images.classes)}.",
+    )
+    told = images.limit is not None or images.expected is not None or images.notes
+    expect(
+        bool(told) or spec.images in (None, len(images)),
+        f"its spec says {spec.images} images, it has {len(images)}: correct the spec, or say in "
+        "the ImageSet how many there should be (expected=…), where this may be a partial copy.",
+    )
 
 
 def check_dataset_class_map(trial: DatasetTrial) -> None:
@@ -173,6 +224,9 @@ def check_dataset_decodes(trial: DatasetTrial) -> None:
 def check_dataset_picklable(trial: DatasetTrial) -> None:
     """It can be sent to another process, and reads the same picture there."""
     images = trial.images
+    before = _pixels(images, 0)
+    if not np.array_equal(before, _pixels(images, 0)):
+        raise CheckSkipped("a picture that is read twice is another one: see `stable`")
     try:
         again = pickle.loads(pickle.dumps(images))
     except Exception as error:
@@ -180,14 +234,17 @@ def check_dataset_picklable(trial: DatasetTrial) -> None:
             f"it cannot be pickled ({error}): make `read` an object of a class at the top of a "
             "module, no lambda or inner function, and hold no open file."
         ) from error
-    same = np.array_equal(np.asarray(again.image(0)), np.asarray(images.image(0)))
+    same = np.array_equal(_pixels(again, 0), before)
     expect(same, "pickled and back, it reads another picture.")
 
 
 DATASET_CHECKS = (
+    check_dataset_protocol,
     check_dataset_missing_data,
+    check_dataset_opens,
     check_dataset_stable,
     check_dataset_labels,
+    check_dataset_counts,
     check_dataset_class_map,
     check_dataset_decodes,
     check_dataset_picklable,

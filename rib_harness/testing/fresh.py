@@ -1,6 +1,7 @@
 """Load one plugin in a process that has loaded nothing, and see what that does to it.
 
-`python -m rib_harness.testing.fresh` reads a question from stdin and writes the answer as JSON.
+`python -m rib_harness.testing.fresh` reads a question from stdin and writes the answer, as JSON, to
+the file that the question names: what comes out of stdout is the plugin's.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from rib_harness.testing.outcome import CheckSkipped
 
@@ -30,7 +35,9 @@ class Fresh:
         reached: hosts that it reached for.
         environment: variables that it set, changed or removed.
         random: generators whose state it changed.
-        bare: functions that have a hook's name, but no `@hookimpl`.
+        printed: what it wrote.
+        folder: the working directory that it changed to, else empty.
+        filters: filters of warnings that it added.
         observes: whether it has observer hooks.
     """
 
@@ -41,7 +48,9 @@ class Fresh:
     reached: list[str]
     environment: list[str]
     random: list[str]
-    bare: list[str]
+    printed: str
+    folder: str
+    filters: list[str]
     observes: bool
 
 
@@ -51,37 +60,40 @@ def load_fresh(name: str, distribution: str) -> Fresh:
     Raises:
         CheckSkipped: it is not installed, so a child process cannot find it.
     """
-    child = subprocess.run(
-        [sys.executable, "-m", "rib_harness.testing.fresh"],
-        input=json.dumps({"name": name, "distribution": distribution}),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **{name: os.environ[name] for name in _KEPT if name in os.environ},
-            # What is on the path here is on the path there.
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        },
-    )
-    try:
-        answer = json.loads(child.stdout.strip().rpartition("\n")[2])
-    except ValueError:
-        raise RuntimeError(f"the process that loads {name} failed:\n{child.stderr}") from None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "answer.json"
+        question = {"name": name, "distribution": distribution, "file": str(file)}
+        child = subprocess.run(
+            [sys.executable, "-m", "rib_harness.testing.fresh"],
+            input=json.dumps(question),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            cwd=folder,  # what loading it here changed must not be there already
+            env={
+                **{name: os.environ[name] for name in _KEPT if name in os.environ},
+                # What is on the path here is on the path there.
+                "PYTHONPATH": os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p),
+            },
+        )
+        if not file.is_file():
+            raise RuntimeError(f"the process that loads {name} failed:\n{child.stderr}")
+        answer = json.loads(file.read_text(encoding="utf-8"))
     if answer is None:
         raise CheckSkipped("it is not installed, so no fresh process can load it")
     return Fresh(**answer)
 
 
 def _answer(name: str, distribution: str) -> dict[str, object] | None:
-    import random
     import time
+    import warnings
     from importlib import metadata
-
-    import numpy as np
 
     from rib_harness.catalog import load_catalog
     from rib_harness.hookspecs import ENTRY_POINT_GROUP
     from rib_harness.testing.network import no_network
+    from rib_harness.testing.traces import traced
 
     points = [
         point
@@ -90,40 +102,72 @@ def _answer(name: str, distribution: str) -> dict[str, object] | None:
     ]
     if not points:
         return None
-    environment, python, numpy = dict(os.environ), random.getstate(), str(np.random.get_state())
-    with no_network() as reached:
+    folder = Path.cwd()
+    with (
+        warnings.catch_warnings(record=True),  # a warning is no print
+        _written() as written,
+        traced() as left,
+        no_network() as reached,
+    ):
+        filters = list(warnings.filters)
         begun = time.perf_counter()
         (plugin,) = load_catalog(entry_points=points[:1], environ={}).plugins
         seconds = time.perf_counter() - begun
-    drawn = {"random": python != random.getstate(), "numpy": numpy != str(np.random.get_state())}
-    changed = environment.items() ^ dict(os.environ).items()
+        added = [one for one in warnings.filters if one not in filters]
     return {
         "status": plugin.status,
         "reason": plugin.reason,
         "seconds": seconds,
         "heavy": list(plugin.heavy),
         "reached": reached,
-        "environment": sorted({variable for variable, _ in changed}),
-        "random": [generator for generator, moved in drawn.items() if moved],
-        **_hooks_of(sys.modules.get(points[0].module)),
+        "environment": left.environment,
+        "random": left.random,
+        "printed": written[0],
+        "folder": str(Path.cwd()) if Path.cwd() != folder else "",
+        "filters": [f"{one[0]}:{getattr(one[2], '__name__', one[2])}" for one in added],
+        "observes": _observes(sys.modules.get(points[0].module)),
     }
 
 
-def _hooks_of(module: object) -> dict[str, object]:
-    """What of a plugin's module is named like a hook."""
+@contextmanager
+def _written() -> Iterator[list[str]]:
+    """What the block writes to stdout or stderr, below Python too: one text, when it has ended.
+
+    The loader sends stdout to stderr, so the two cannot be told apart.
+    """
+    written: list[str] = []
+    saved = os.dup(1), os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        try:
+            yield written
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, before in zip((1, 2), saved, strict=True):
+                os.dup2(before, number)
+                os.close(before)
+            file.seek(0)
+            written.append(file.read().decode(errors="replace"))
+
+
+def _observes(module: object) -> bool:
+    """Whether a plugin's module has a hook that registers nothing."""
     import pluggy
 
     from rib_harness import hookspecs
 
     manager = pluggy.PluginManager("rib_harness")
-    hooks = [name for name in dir(hookspecs) if manager.parse_hookspec_opts(hookspecs, name)]
-    named = [name for name in hooks if callable(getattr(module, name, None))]
-    marked = {name for name in named if manager.parse_hookimpl_opts(module, name)}
-    return {
-        "bare": [name for name in named if name not in marked],
-        "observes": bool(marked - set(hookspecs.REGISTRATION)),
-    }
+    return any(
+        manager.parse_hookimpl_opts(module, name) is not None
+        for name in dir(hookspecs)
+        if manager.parse_hookspec_opts(hookspecs, name) and name not in hookspecs.REGISTRATION
+        if hasattr(module, name)
+    )
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n" + json.dumps(_answer(**json.load(sys.stdin))) + "\n")
+    question = json.load(sys.stdin)
+    file = Path(question.pop("file"))
+    file.write_text(json.dumps(_answer(**question)), encoding="utf-8")

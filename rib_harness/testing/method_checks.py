@@ -2,28 +2,97 @@
 
 from __future__ import annotations
 
+import string
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from rib_harness.composition import _PARTS, calls_of, needs_of
 from rib_harness.engine.classifier import Classifier
-from rib_harness.errors import InterruptedRun
+from rib_harness.errors import ConfigError, InterruptedRun, RibError, nearest
+from rib_harness.options import Reference
 from rib_harness.testing.method_trial import MethodTrial, watched
-from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
+from rib_harness.testing.outcome import CheckError, CheckSkipped, expect, expect_methods
+from rib_harness.testing.suite_checks import expect_presets
+
+
+def check_method_declares(trial: MethodTrial) -> None:
+    """What its spec names is there: presets and their options, parts, methods and datasets.
+
+    A `{option}` in the spec is filled from the method's defaults.
+    """
+    spec, bound = trial.bound.spec, trial.bound
+    expect_presets(spec.presets)
+    for name, options in spec.presets.items():
+        try:
+            bound.component.signature.bind({**bound.explicit, **options}, bound.component.what)
+        except ConfigError as error:
+            raise CheckError(f"its preset {name!r}: {'; '.join(error.problems)}") from error
+    for text in spec.requires:
+        condition = Reference.parse(text)
+        expect(
+            condition.name in _PARTS,
+            f"it requires {condition.name!r}, which is no part of a backbone."
+            f"{nearest(condition.name, _PARTS)} Parts: {', '.join(_PARTS)}.",
+        )
+        for option in condition.options:
+            expect(
+                option in bound.options,
+                f"it requires {text!r}, and has no option {option!r}."
+                f"{nearest(option, bound.options)}",
+            )
+    try:
+        needs_of(trial.catalog, bound, "default")
+        calls_of(trial.catalog, bound, "default")
+        for dataset in _reads(trial):
+            trial.catalog.bind("dataset", dataset)
+    except RibError as error:
+        raise CheckError(f"its spec names what is not there: {error}") from error
+
+
+def _reads(trial: MethodTrial) -> Iterator[str]:
+    """The datasets that its spec or its defaults name; what a reference names, its user knows."""
+    for text in trial.bound.spec.reads:
+        filled = {name for _, name, _, _ in string.Formatter().parse(text) if name}
+        if not filled & set(trial.bound.explicit):
+            name = text.format_map(trial.bound.options)
+            if name != "None":
+                yield name
+
+
+def check_method_protocol(trial: MethodTrial) -> None:
+    """It is built from its options, and has a method finetune that ends, without the network.
+
+    What it gives is a Classifier.
+    """
+    expect_methods(trial.bound.build(), finetune="task")
+    _ = trial.result
 
 
 def check_method_evaluates(trial: MethodTrial) -> None:
-    """Its result is a classifier in eval mode whose logits are finite."""
+    """Its result is a classifier in eval mode, with finite logits, for the backbone's images."""
     result = trial.result
+    given = trial.task().pretrained.preprocess
+    expect(
+        result.preprocess == given,
+        f"its result says {result.preprocess}, the backbone {given}: images are prepared for the "
+        "backbone, so change them in the encoder, where that is what the method does.",
+    )
     expect(not result.training, "finetune gave a classifier in training mode: call .eval().")
     for module in (result.encoder, result.head):
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():
                 expect(bool(torch.isfinite(tensor).all()), f"{name} is not finite afterwards.")
+                expect(
+                    tensor.dtype == torch.float32,
+                    f"{name} is {tensor.dtype} afterwards: return the classifier in float32, in "
+                    "which it is kept and evaluated.",
+                )
     logits = _answers(result)
     expect(
         logits.shape == (4, 10) and bool(torch.isfinite(logits).all()),
@@ -33,11 +102,19 @@ def check_method_evaluates(trial: MethodTrial) -> None:
 
 
 def check_method_same_seed(trial: MethodTrial) -> None:
-    """With the same seed it makes the same weights."""
+    """With the same seed it makes the same weights, after a run with another seed, too."""
+    expected, reads = trial.result, trial.reads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
+        with watched() as other:
+            trial.run(replace(trial.task(), seed=trial.seed + 1))
         again = trial.run()
-    name = _difference(again, trial.result)
+    expect(
+        bool(other.reads) or not reads,
+        "with another seed it looks at no image, where its first run did: it gives again what it "
+        "made for another run. Keep nothing between runs.",
+    )
+    name = _difference(again, expected)
     expect(
         not name,
         f"a second run with the same seed gives another {name}: draw from task.generator(name) "
@@ -79,6 +156,13 @@ def check_method_trains(trial: MethodTrial) -> None:
             "trains in the spec.",
         )
         return
+    stray = _changed_though_frozen(trial)
+    expect(
+        not stray,
+        f"in its result {stray} does not require gradients, as if it were frozen, and is neither "
+        "the pretrained one nor that of a checkpoint: leave alone what is frozen, or "
+        "requires_grad_(True) where something was merged into it.",
+    )
     if trains == "head":
         name = _difference(result.encoder, pretrained.encoder)
         expect(
@@ -91,6 +175,21 @@ def check_method_trains(trial: MethodTrial) -> None:
         f"its spec says trains={trains!r}, and nothing has changed after 4 updates: call "
         "task.fit, or say trains='nothing'.",
     )
+
+
+def _changed_though_frozen(trial: MethodTrial) -> str:
+    """A parameter that is frozen among others that are not, with values of its own; "" if none."""
+    named = dict(trial.result.named_parameters())
+    if not any(one.requires_grad for one in named.values()):
+        return ""  # the result is frozen as a whole: that says nothing of the training
+    task = trial.task()
+    starts = [dict(one.named_parameters()) for one in (task.pretrained, *task.checkpoints.values())]
+    for name, one in named.items():
+        values = [start[name] for start in starts if name in start]
+        values = [value for value in values if value.shape == one.shape]
+        if not one.requires_grad and values and not any(torch.equal(one, v) for v in values):
+            return name
+    return ""
 
 
 def check_method_resumes(trial: MethodTrial) -> None:
@@ -116,7 +215,14 @@ def check_method_saves_and_loads(trial: MethodTrial) -> None:
     """A checkpoint of its result loads into what is rebuilt, to the bit."""
     method, pretrained = trial.bound.build(), trial.task().pretrained
     rebuild = getattr(method, "rebuild", None)
-    if not trial.bound.spec.chooses:
+    if trial.bound.spec.chooses:
+        has, said = ["pretrained", *trial.task().checkpoints], trial.facts.get("same_as")
+        expect(
+            said in has,
+            f"its spec says chooses=True, and it reported same_as={said!r}: call task.report("
+            f"same_as=…) with the one that it returns, of {', '.join(has)}.",
+        )
+    else:
         mergeable = trial.bound.spec.mergeable
         expect(
             mergeable == (rebuild is None),
@@ -188,6 +294,8 @@ def _difference(one: nn.Module, two: nn.Module, rtol: float = 0.0, atol: float =
 
 
 METHOD_CHECKS = (
+    check_method_declares,
+    check_method_protocol,
     check_method_evaluates,
     check_method_same_seed,
     check_method_leaves_pretrained,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ import torch
 from rib_harness.catalog import Bound, Catalog
 from rib_harness.composition import calls_of, missing_parts, needs_of, reads_of
 from rib_harness.engine.classifier import Classifier
+from rib_harness.engine.data import Pixels
 from rib_harness.engine.device import seeded
 from rib_harness.engine.fit import _Fit
 from rib_harness.engine.task import Task
 from rib_harness.engine.text import TextTower
 from rib_harness.errors import InterruptedRun
-from rib_harness.testing.outcome import CheckError, CheckSkipped
+from rib_harness.testing.network import no_network
+from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
 from rib_harness.testing.tiny import tiny_classifier, tiny_clip, tiny_images, tiny_task, tiny_vit
 
 Net = Callable[[], tuple[Classifier, TextTower | None]]
@@ -79,10 +81,16 @@ class MethodTrial:
         return MethodTrial(bound, self.catalog, self._net, self.seed + seed)
 
     def run(self, task: Task | None = None) -> Classifier:
-        """Fine-tune as a run does: global generators are seeded around it."""
+        """Fine-tune as a run does, with global generators seeded around it; without the network."""
         task = task or self.task()
-        with seeded("a step's key"):
-            result = self.bound.build().finetune(task)
+        with seeded("a step's key"), no_network() as reached:
+            try:
+                result = self.bound.build().finetune(task)
+            except Exception as error:
+                if not reached:
+                    raise
+                raise CheckError(_reached(reached)) from error
+        expect(not reached, _reached(reached))
         if not isinstance(result, Classifier):
             raise CheckError(
                 f"finetune gave {type(result).__name__}: return the Classifier, as task.fit does."
@@ -97,13 +105,23 @@ class MethodTrial:
     @property
     def updates(self) -> list[str]:
         """For each update of the harness's loop the frozen parameter that it changed, or ""."""
-        return self._straight[1]
+        return self._straight[1].updates
+
+    @property
+    def reads(self) -> int:
+        """How often it went through images, in whatever loop."""
+        return self._straight[1].reads
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it reported."""
+        return self._straight[2]
 
     @cached_property
-    def _straight(self) -> tuple[Classifier, list[str]]:
+    def _straight(self) -> tuple[Classifier, Watched, dict[str, Any]]:
         task = self.task()
         with watched() as seen:
-            return self.run(task), seen
+            return self.run(task), seen, task.facts
 
     @cached_property
     def _needs(self) -> dict[str, MethodTrial]:
@@ -123,25 +141,49 @@ class MethodTrial:
         raise CheckSkipped(f"no tiny backbone has all that it requires, as {', '.join(lacking)}")
 
 
-@contextmanager
-def watched(stop_after: int | None = None) -> Iterator[list[str]]:
-    """See every update of the harness's loop; interrupt it after so many.
+def _reached(reached: list[str]) -> str:
+    return (
+        f"finetune reaches for {', '.join(reached)} on the network: a step must run offline. What "
+        "it needs is a checkpoint (`needs`), a dataset (`reads`), or a file that an option names."
+    )
 
-    Yields:
-        for each update the frozen parameter that it changed, else an empty text.
+
+@dataclass
+class Watched:
+    """What a run did.
+
+    Args:
+        updates: for each update of the harness's loop the frozen parameter that it changed, else
+            an empty text.
+        reads: how often images were gone through.
     """
-    seen: list[str] = []
-    original = _Fit.update
+
+    updates: list[str] = field(default_factory=list)
+    reads: int = 0
+
+
+@contextmanager
+def watched(stop_after: int | None = None) -> Iterator[Watched]:
+    """See every update of the harness's loop; interrupt it after so many."""
+    seen = Watched()
+    original, batches = _Fit.update, Pixels.batches
+
+    def read(self: Pixels, *given: Any, **named: Any) -> Any:
+        seen.reads += 1
+        return batches(self, *given, **named)
 
     def update(self: _Fit, batch: Any) -> Any:
-        if len(seen) == stop_after:
+        if len(seen.updates) == stop_after:
             raise InterruptedRun
         named = self.model.named_parameters()
         frozen = {name: p.clone() for name, p in named if not p.requires_grad}
         result = original(self, batch)
         now = dict(self.model.named_parameters())
-        seen.append(next((n for n in frozen if not torch.equal(now[n], frozen[n])), ""))
+        seen.updates.append(next((n for n in frozen if not torch.equal(now[n], frozen[n])), ""))
         return result
 
-    with mock.patch.object(_Fit, "update", update):
+    with (
+        mock.patch.object(_Fit, "update", update),
+        mock.patch.object(Pixels, "batches", read),
+    ):
         yield seen

@@ -72,8 +72,40 @@ class MetricTrial:
 
 
 def check_metric_signature(trial: MetricTrial) -> None:
-    """It takes what its level gives, and returns numbers."""
-    trial(*inputs(trial.spec.level))
+    """It takes what its level gives, and returns numbers, under names that there are.
+
+    The two datasets of a distance have different numbers of images.
+    """
+    level = trial.spec.level
+    given = inputs(level)
+    try:
+        found = trial(*given)
+    except (CheckError, CheckSkipped):
+        raise
+    except Exception as error:
+        if level != "distance":
+            raise
+        raise CheckError(
+            f"of datasets of {len(given[0])} and {len(given[1])} images it raises "
+            f"{type(error).__name__}: {error}. Rows of two datasets are no pairs: compare means, "
+            "covariances, or every row with every other."
+        ) from error
+    if level != "matrix":
+        named = [key for key in found if key != (None, None)]
+        expect(not named, f"it gave a dict: of level {level!r} return one float.")
+        return
+    (matrix,) = given
+    for source, dataset in found:
+        expect(
+            source is None or source in matrix.sources,
+            f"it gives a number for the source {source!r}: expected one of matrix.sources, here "
+            f"{', '.join(matrix.sources)}.",
+        )
+        expect(
+            dataset is None or dataset in matrix.pre,
+            f"it gives a number for the dataset {dataset!r}: expected one of matrix.members or "
+            f"matrix.references, here {', '.join(matrix.pre)}.",
+        )
 
 
 def check_metric_permutation(trial: MetricTrial) -> None:
@@ -104,11 +136,16 @@ def check_metric_split(trial: MetricTrial) -> None:
 
 
 def check_metric_range(trial: MetricTrial) -> None:
-    """Its numbers are finite and within the range of its spec."""
+    """Its numbers are finite and within the range of its spec.
+
+    Where all accuracies are equal it may be undefined, and give NaN, as a correlation is.
+    """
     low, high = trial.spec.range
     slack = ROUNDING * max(1.0, *(abs(v) for v in (low, high) if math.isfinite(v)), 1.0)
-    given = [inputs(trial.spec.level, seed) for seed in SEEDS]
-    for value in (v for one in [*given, *extremes(trial.spec.level)] for v in trial(*one).values()):
+    level = trial.spec.level
+    usual = [v for seed in SEEDS for v in trial(*inputs(level, seed)).values()]
+    extreme = [v for one in extremes(level) for v in trial(*one).values()]
+    for value in [*usual, *(value for value in extreme if not math.isnan(value))]:
         expect(
             math.isfinite(value) and low - slack <= value <= high + slack,
             f"it gave {value:g}; its spec says range={trial.spec.range}: mend one of the two "
@@ -117,8 +154,16 @@ def check_metric_range(trial: MetricTrial) -> None:
 
 
 def check_metric_direction(trial: MetricTrial) -> None:
-    """A perfect case is better than a bad one, as its spec says."""
+    """A perfect case is better than a bad one, as its spec says.
+
+    Skipped where the two are alike to it: a spread is 0 in both.
+    """
     perfect, bad = (_mean(trial(*one)) for one in extremes(trial.spec.level))
+    if math.isnan(perfect) or math.isnan(bad) or perfect == bad:
+        raise CheckSkipped(
+            f"it gives {perfect:g} where nothing is wrong and {bad:g} where all is: this does not "
+            "tell its direction. Give a known value of a better and a worse case (Golden)"
+        )
     better = perfect > bad if trial.spec.higher_is_better else perfect < bad
     expect(
         better,
@@ -141,8 +186,9 @@ def check_metric_nan(trial: MetricTrial) -> None:
         for key, value in found.items():
             expect(
                 not math.isfinite(value) or value == clean.get(key),
-                f"with a NaN in {where} it gives {value:g}: raise a RibError, or let the NaN "
-                "through; leave nothing out in silence.",
+                f"with a NaN in {where} it gives {value:g}: leave nothing out in silence. Let the "
+                "NaN through, or `if np.isnan(values).any(): raise InapplicableError(…)`; a "
+                "comparison with NaN is False.",
             )
 
 

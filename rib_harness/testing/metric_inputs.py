@@ -27,12 +27,13 @@ def inputs(level: str, seed: int = 0) -> Inputs:
         names = ["a", "b", "c", "val"]
         row = lambda: dict(zip(names, rng.uniform(1, 99, 4).round(1), strict=True))  # noqa: E731
         return (matrix_of(row(), {i: row() for i in names[:3]}, references=["val"]),)
-    after = tiny_features(seed=seed + 100, shift=0.5)
-    return (tiny_features(seed=seed), after)
+    # Drift is of the same images before and after; a distance is of two datasets.
+    n = 30 if level == "drift" else 20
+    return (tiny_features(seed=seed), tiny_features(n, seed=seed + 100, shift=0.5))
 
 
 def permuted(level: str, given: Inputs) -> Inputs:
-    """The same inputs in another order."""
+    """The same inputs in another order: of two datasets each in an order of its own."""
     if level == "matrix":
         (matrix,) = given
         turned = {n: dict(reversed(row.items())) for n, row in reversed(matrix.post.items())}
@@ -49,8 +50,11 @@ def permuted(level: str, given: Inputs) -> Inputs:
         (scores,) = given
         order = np.random.default_rng(0).permutation(len(scores))
         return (Scores(scores.table.take(order)),)
-    order = np.random.default_rng(0).permutation(len(given[0]))
-    return tuple(_rows(one, order) for one in given)
+    orders = [
+        np.random.default_rng(side if level == "distance" else 0).permutation(len(one))
+        for side, one in enumerate(given)
+    ]
+    return tuple(_rows(one, order) for one, order in zip(given, orders, strict=True))
 
 
 def pieces(given: Inputs) -> Inputs:
@@ -98,9 +102,11 @@ def spoiled(level: str, given: Inputs) -> Iterator[tuple[str, Inputs]]:
     if level == "scores":
         (scores,) = given
         for name in ("confidence", "nll", "brier"):
-            columns = {c: scores.column(c).tolist() for c in scores.table.column_names}
-            columns[name][3] = math.nan
-            yield f"the {name} of one image", (scores_of(**columns),)
+            values = scores.column(name)
+            for image in (values.argmin(), values.argmax()):  # a threshold may pass one by
+                columns = {c: scores.column(c).tolist() for c in scores.table.column_names}
+                columns[name][image] = math.nan
+                yield f"the {name} of one image", (scores_of(**columns),)
     elif level == "matrix":
         (matrix,) = given
         nothing = Cell(math.nan, 0, 100)

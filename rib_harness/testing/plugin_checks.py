@@ -12,6 +12,7 @@ from rib_harness.options import REQUIRED, Reference, load_target
 from rib_harness.testing.fresh import Fresh, load_fresh
 from rib_harness.testing.network import no_network
 from rib_harness.testing.outcome import expect
+from rib_harness.testing.traces import traced
 
 #: Seconds that loading a plugin may take. A light one takes milliseconds; the bound is generous,
 #: so that a busy machine fails nobody.
@@ -35,21 +36,9 @@ class PluginTrial:
 
 
 def check_plugin_loads(trial: PluginTrial) -> None:
-    """It loads."""
+    """It loads: it imports, speaks this API, and its hooks are marked and named as they must be."""
     plugin = trial.plugin
     expect(plugin.status == "ok", f"it is {plugin.status}: {plugin.reason}")
-
-
-def check_plugin_hooks(trial: PluginTrial) -> None:
-    """Its hooks have names that the harness knows, and every one is marked as a hook."""
-    reason = trial.plugin.reason
-    expect("is no hook of rib-harness" not in reason, f"{reason}. Rename it.")
-    bare = trial.fresh.bare
-    expect(
-        not bare,
-        f"{', '.join(bare)}: a hook's name without @hookimpl is never called. Put @hookimpl "
-        "(from rib_harness) above it.",
-    )
 
 
 def check_plugin_offers(trial: PluginTrial) -> None:
@@ -115,6 +104,27 @@ def check_plugin_random_state(trial: PluginTrial) -> None:
     )
 
 
+def check_plugin_silent(trial: PluginTrial) -> None:
+    """Loading it prints nothing, and leaves working directory and filters of warnings alone."""
+    fresh = trial.fresh
+    line = fresh.printed.strip().partition("\n")[0]
+    expect(
+        not line,
+        f"loading it prints {line[:80]!r}: on every start, into what other programs read. Use a "
+        "logger, or print when a component is used.",
+    )
+    expect(
+        not fresh.folder,
+        f"loading it changes the working directory to {fresh.folder}: every relative path of the "
+        "user then leads elsewhere. Use absolute paths.",
+    )
+    expect(
+        not fresh.filters,
+        f"loading it adds the filters of warnings {', '.join(fresh.filters)}, for everybody's "
+        "code. Use warnings.catch_warnings() around the call that warns.",
+    )
+
+
 def check_component_spec(component: Component) -> None:
     """Its spec has a one-line summary and a licence.
 
@@ -136,16 +146,36 @@ def check_component_spec(component: Component) -> None:
 
 
 def check_component_target(component: Component) -> None:
-    """Its target imports, without the network, and can be called."""
-    with no_network() as reached:
-        target = load_target(component.spec.target, component.what)
+    """Its target imports, without network and traces, and is a class or a function.
+
+    A trace is a variable of the environment that its own code changes, or a global random state.
+    Only the first import in a process can leave one.
+    """
+    package = component.spec.target.partition(":")[0].partition(".")[0]
+    with traced(package) as left, no_network() as reached:
+        load_target(component.spec.target, component.what)
     expect(not reached, f"importing its target reaches for {', '.join(reached)} on the network.")
-    expect(callable(target), f"its target is {target!r}: expected a class or a function.")
+    expect(
+        not left.environment,
+        f"importing its target changes {', '.join(left.environment)} in the environment, for "
+        "every other plugin too. Pass settings as arguments.",
+    )
+    expect(
+        not left.random,
+        f"importing its target changes the global random state of {', '.join(left.random)}. Draw "
+        "from a generator of your own, when the component is built.",
+    )
 
 
 def check_component_options(component: Component) -> None:
     """Its options have defaults of their own types, and the defaults are accepted."""
     signature = component.signature
+    for option in signature.options:
+        expect(
+            option.is_checked,
+            f"the type of its option {option.name!r}, {option.annotation}, cannot be read, so that "
+            "no value is checked: write it out, as int | None or Literal['a', 'b'].",
+        )
     has = {option.name: option.default for option in signature.options}
     required = [name for name, default in has.items() if default == REQUIRED]
     try:
@@ -165,13 +195,13 @@ def _free(defaults: dict[str, object]) -> dict[str, object]:
 
 PLUGIN_CHECKS = (
     check_plugin_loads,
-    check_plugin_hooks,
     check_plugin_offers,
     check_plugin_light,
     check_plugin_fast,
     check_plugin_offline,
     check_plugin_environment,
     check_plugin_random_state,
+    check_plugin_silent,
 )
 
 #: Kind → checks of what a component says of itself. A suite has no target; a metric no options.

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 from rib_harness.catalog import Bound, Catalog, Component
-from rib_harness.config import Recipe
-from rib_harness.errors import RibError
+from rib_harness.config import Preset, make_recipe
+from rib_harness.errors import ConfigError, RibError, nearest
 from rib_harness.specs import SuiteSpec
-from rib_harness.testing.outcome import CheckError, expect
+from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
+
+
+def expect_presets(presets: Iterable[str]) -> None:
+    """Fail the check where a preset has a name that nobody can ask for."""
+    known = get_args(Preset)
+    for name in presets:
+        expect(
+            name in known,
+            f"it has a preset {name!r}, which --preset does not know.{nearest(name, known)} "
+            f"Presets: {', '.join(known)}.",
+        )
 
 
 @dataclass
@@ -48,15 +60,20 @@ class SuiteTrial:
 
 
 def check_suite_datasets(trial: SuiteTrial) -> None:
-    """Its members and references exist, each once; there are at least two members."""
-    names = (*trial.spec.members, *trial.spec.references)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    """Its members and references exist, each once; there are two members or more, none to train."""
+    ids = [one.id for one in trial.datasets()]
+    twice = sorted({one for one in ids if ids.count(one) > 1})
     expect(not twice, f"it names {', '.join(twice)} twice.")
     expect(
         len(trial.spec.members) > 1,
         "it has one member: RI compares a dataset with the others, so name two or more.",
     )
-    list(trial.datasets())
+    for name, one in zip(trial.spec.members, trial.datasets(), strict=False):
+        expect(
+            one.spec.role != "train",
+            f"its member {name} has the role 'train': that is for pretraining; a member is "
+            "fine-tuned on and scored, with the role 'shifted'.",
+        )
 
 
 def check_suite_backbone(trial: SuiteTrial) -> None:
@@ -67,7 +84,11 @@ def check_suite_backbone(trial: SuiteTrial) -> None:
 def check_suite_label_spaces(trial: SuiteTrial) -> None:
     """It, its datasets and its default backbone are over one label space."""
     own = trial.spec.label_space
-    for one in (*trial.datasets(), trial.find("backbone", trial.spec.backbone)):
+    try:
+        named = [*trial.datasets(), trial.find("backbone", trial.spec.backbone)]
+    except CheckError as error:
+        raise CheckSkipped(f"not all that it names is there: {error}") from error
+    for one in named:
         theirs = one.spec.label_space
         expect(
             theirs == own,
@@ -87,12 +108,14 @@ def check_suite_shares(trial: SuiteTrial) -> None:
 
 
 def check_suite_recipe(trial: SuiteTrial) -> None:
-    """Its recipe and its presets have settings that there are."""
-    for values in (trial.spec.recipe, *trial.spec.presets.values()):
+    """Its recipe and its presets are settings that there are, under names that there are."""
+    expect_presets(trial.spec.presets)
+    for name, values in {"": {}, **trial.spec.presets}.items():
         try:
-            Recipe(**{**trial.spec.recipe, **values})
-        except ValueError as error:
-            raise CheckError(f"its recipe is not valid: {error}") from error
+            make_recipe(trial.spec.recipe, values)
+        except ConfigError as error:
+            where = f"preset {name!r}" if name else "recipe"
+            raise CheckError(f"its {where} is not valid: {'; '.join(error.problems)}") from error
 
 
 SUITE_CHECKS = (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -21,6 +23,16 @@ from rib_harness.images import ImageSet, Preprocess, fingerprint_of
 
 #: What the tiny images go through.
 TINY = Preprocess(size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pictures:
+    """Picture i: at the top of a module, so that it can be sent to another process."""
+
+    pixels: NDArray[np.uint8]
+
+    def __call__(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index])
 
 
 def tiny_images(
@@ -43,7 +55,7 @@ def tiny_images(
     labels = rng.integers(0, classes, n)
     pictures = rng.integers(0, 256, (n, 8, 8, 3)) * 0.5
     pictures[np.arange(n), labels % 8] += 120
-    pictures = pictures.clip(0, 255).astype(np.uint8)
+    pixels = pictures.clip(0, 255).astype(np.uint8)
     names = [f"class {k}" for k in range(classes)]
     ids = tuple(tuple(one) for one in class_map or [(k,) for k in range(classes)])
     group = np.array([groups[i % len(groups)] for i in range(n)])
@@ -52,7 +64,7 @@ def tiny_images(
         labels=labels.astype(np.int64),
         classes=tuple(names),
         class_map=ids,
-        read=lambda i: Image.fromarray(pictures[i]),
+        read=_Pictures(pixels),
         names=[f"tiny[{i}]" for i in range(n)],
         source=source,
         group=group,
@@ -61,7 +73,7 @@ def tiny_images(
             class_map=ids,
             labels=labels,
             group=group,
-            contents=[picture.tobytes().hex() for picture in pictures],
+            contents=[picture.tobytes().hex() for picture in pixels],
         ),
     )
 

@@ -10,6 +10,7 @@ Off until asked, since an installed plugin is loaded by every run: the variable 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,11 @@ from pathlib import Path
 from rib_harness import Event, hookimpl
 
 RIB_PLUGIN_API = 1
+
+log = logging.getLogger(__name__)
+
+#: Places that could not be written: each is told once, not at every event.
+_TOLD: set[Path] = set()
 
 
 @hookimpl
@@ -38,10 +44,16 @@ def run_finished(event: Event) -> None:
 
 
 def record(event: Event) -> None:
-    """Append the event's line, if `RIB_RUNLOG` asks for it."""
+    """Append the event's line, if `RIB_RUNLOG` asks for it; a place that fails is told once."""
     path = place(event.store, os.environ.get("RIB_RUNLOG", ""))
-    if path is not None:
-        append(path, line(event, datetime.now(UTC)))
+    if path is None:
+        return
+    try:
+        append(path.expanduser(), line(event, datetime.now(UTC)))
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~nobody
+        if path not in _TOLD:
+            _TOLD.add(path)
+            log.warning("The run log %r lacks lines, it cannot be written: %s", str(path), error)
 
 
 def place(store: str, asked: str) -> Path | None:
@@ -51,9 +63,10 @@ def place(store: str, asked: str) -> Path | None:
         store: path of the store.
         asked: what `RIB_RUNLOG` says.
     """
+    asked = asked.strip()
     if asked in ("", "0"):
         return None
-    return Path(store) / "events.jsonl" if asked == "1" else Path(asked).expanduser()
+    return Path(store) / "events.jsonl" if asked == "1" else Path(asked)
 
 
 def line(event: Event, now: datetime) -> str:

@@ -36,7 +36,15 @@ def test_a_line_is_one_json_object_with_what_the_event_says() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "expected"),
-    [("", None), ("0", None), ("1", "store/events.jsonl"), ("logs/all.jsonl", "logs/all.jsonl")],
+    [
+        ("", None),
+        ("0", None),
+        ("1", "store/events.jsonl"),
+        ("logs/all.jsonl", "logs/all.jsonl"),
+        (" 0\n", None),
+        (" 1 ", "store/events.jsonl"),
+        ("  ", None),
+    ],
 )
 def test_it_writes_only_where_it_is_asked_to(asked: str, expected: str | None) -> None:
     found = plugin.place("store", asked)
@@ -46,6 +54,23 @@ def test_it_writes_only_where_it_is_asked_to(asked: str, expected: str | None) -
 def test_nothing_is_written_unasked() -> None:
     plugin.record(STEP)
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "asked", ["file/log.jsonl", "~no-such-user-here/log.jsonl", "file/a\nb", "x" * 300]
+)
+def test_a_place_that_cannot_be_written_is_told_once_in_one_line(
+    asked: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("file").touch()
+    monkeypatch.setattr(plugin, "_TOLD", set())
+    monkeypatch.setenv("RIB_RUNLOG", asked)
+    for _ in range(3):
+        plugin.record(STEP)
+    (told,) = caplog.records
+    text = told.getMessage()
+    assert text.startswith(f"The run log {asked!r} lacks lines, it cannot be written: ")
+    assert "\n" not in text and told.exc_info is None
 
 
 def test_hooks_are_called_by_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
