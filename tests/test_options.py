@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from rib_harness import ConfigError, MethodSpec, PluginError, load_catalog
-from rib_harness.catalog import HEAVY, Component, Plugin
+from rib_harness.catalog import Component, Plugin
+from rib_harness.loading import HEAVY
 from rib_harness.options import (
     REQUIRED,
     Reference,

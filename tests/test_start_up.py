@@ -13,10 +13,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rib_harness.catalog import HEAVY
 from rib_harness.cli import VERBS, _code, cli
 from rib_harness.cli.options import run_options
 from rib_harness.config import RunConfig
+from rib_harness.loading import HEAVY
 
 #: What planning needs of these: scikit-learn draws the embedded digits once, into the cache.
 MAY_PLAN_WITH = {"sklearn", "scipy", "pandas"}

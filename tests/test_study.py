@@ -15,10 +15,11 @@ from click.testing import CliRunner, Result
 
 from rib_harness import Results, RibError
 from rib_harness.arms import arms_of
-from rib_harness.catalog import HEAVY, Catalog, load_catalog
+from rib_harness.catalog import Catalog, load_catalog
 from rib_harness.cli.study_ import command
 from rib_harness.errors import ConfigError
 from rib_harness.findings import find
+from rib_harness.loading import HEAVY
 from rib_harness.results import collect
 from rib_harness.specs import BackboneSpec, MetricSpec, SuiteSpec
 from rib_harness.store import Store
