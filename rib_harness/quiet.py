@@ -29,6 +29,13 @@ def stdout_to_stderr() -> Iterator[None]:
             os.close(saved)
 
 
+def results_are_out() -> None:
+    """From here on, stdout is stderr: for what runs when the process ends."""
+    with suppress(OSError, ValueError):
+        _flush()
+        os.dup2(2, 1)
+
+
 def _flush() -> None:
     for stream in (sys.stdout, sys.__stdout__):
         if stream is not None and not stream.closed:

@@ -269,3 +269,12 @@ def test_a_full_disk_is_a_clear_error_and_the_store_stays_whole() -> None:
         assert cli._code(["run", *arguments]) == 0
     finally:
         subprocess.run(["umount", "disk"], check=False)
+
+
+def test_what_is_printed_at_exit_is_not_among_the_results() -> None:
+    code = "import atexit; atexit.register(print, 'late'); from rib_harness.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "list-plugins", "--json"], capture_output=True, text=True
+    )
+    assert (done.returncode, "late" in done.stderr) == (0, True)
+    json.loads(done.stdout)

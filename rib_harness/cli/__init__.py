@@ -16,6 +16,7 @@ import click
 
 from rib_harness import __version__
 from rib_harness.errors import RibError, nearest
+from rib_harness.quiet import results_are_out
 
 #: Verb → module and one line of help, so that `--help` imports none of them.
 VERBS = {
@@ -79,7 +80,9 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the program."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    sys.exit(_code(arguments))
+    code = _code(arguments)
+    results_are_out()
+    sys.exit(code)
 
 
 def _code(arguments: list[str] | None) -> int:
