@@ -36,6 +36,7 @@ fast: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python -m rib_harness.registry --check
 
 types: $(STAMP)
 	$(BIN)/mypy
