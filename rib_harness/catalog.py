@@ -27,7 +27,14 @@ from rib_harness.errors import (
     UnknownComponentError,
     nearest,
 )
-from rib_harness.options import Reference, Signature, load_target, signature_of, spelled
+from rib_harness.options import (
+    Reference,
+    Signature,
+    as_paths,
+    load_target,
+    signature_of,
+    spelled,
+)
 from rib_harness.quiet import stdout_to_stderr
 from rib_harness.specs import KINDS, BackboneSpec, Event, Spec, Variant
 
@@ -188,7 +195,7 @@ class Bound:
         """Short, for tables and step ids: `lwf:alpha=0.5`; of a path only the file's name."""
         if self.title:
             return self.title
-        short = {k: Path(v).name if k in self._paths() else v for k, v in self.explicit.items()}
+        short = {k: _short(v) if k in self._paths() else v for k, v in self.explicit.items()}
         return self._spell(self.spec.name if self.unique else self.component.id, short)
 
     @property
@@ -212,8 +219,8 @@ class Bound:
         target = load_target(self.spec.target, self.component.what)
         arguments = self.arguments()
         for option in self.component.signature.options:
-            if option.is_given_as_path and isinstance(arguments.get(option.parameter), str):
-                arguments[option.parameter] = Path(arguments[option.parameter])
+            if option.is_given_as_path and option.parameter in arguments:
+                arguments[option.parameter] = as_paths(arguments[option.parameter])
         with guarded(self.component.what):
             return target(**arguments)
 
@@ -263,10 +270,17 @@ def guarded(what: str) -> Iterator[None]:
         ) from error
 
 
-def _content(path: Any) -> str | None:
+def _short(path: Any) -> Any:
+    """Of a path its last part; likewise of several."""
+    return tuple(map(_short, path)) if isinstance(path, list | tuple) else Path(path).name
+
+
+def _content(path: Any) -> Any:
     """Digest of a file, or of all files of a folder; None where no path was given."""
     if path is None:
         return None
+    if isinstance(path, list | tuple):
+        return [_content(one) for one in path]
     root = Path(path)
     if not root.exists():
         raise ConfigError([f"There is no file or folder {root}."])
@@ -426,15 +440,24 @@ class Catalog:
 @contextmanager
 def _as_it_was() -> Iterator[None]:
     """Put back what an observer may change for everyone: the folder, and torch's defaults."""
-    folder, torch = Path.cwd(), sys.modules.get("torch")
+    folder, torch = _folder(), sys.modules.get("torch")
     before = (torch.get_default_dtype(), torch.is_grad_enabled()) if torch else None
     try:
         yield
     finally:
-        os.chdir(folder)
+        if folder and folder != _folder():
+            os.chdir(folder)
         if torch and before:
             torch.set_default_dtype(before[0])
             torch.set_grad_enabled(before[1])
+
+
+def _folder() -> str:
+    """The working directory; empty where it was deleted."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""
 
 
 def load_catalog(

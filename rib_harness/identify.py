@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from rib_harness.cache import cache_dir
 from rib_harness.catalog import Bound
 from rib_harness.errors import PluginError, RibError
-from rib_harness.options import load_target
+from rib_harness.options import as_paths, load_target
 from rib_harness.protocols import Identity
 from rib_harness.store import key_of, write_atomically
 
@@ -125,7 +125,7 @@ def _versions(distribution: str) -> dict[str, str]:
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         arguments = question["arguments"]
-        arguments |= {k: Path(arguments[k]) for k in question["paths"] if arguments.get(k)}
+        arguments |= {k: as_paths(arguments[k]) for k in question["paths"] if k in arguments}
         backbone = load_target(question["target"], question["what"])(**arguments)
         identity: Identity = backbone.identity()
     except RibError as error:

@@ -76,10 +76,19 @@ def _installed(damaged: list[Plugin]) -> list[metadata.EntryPoint]:
             found = distribution.entry_points.select(group=hookspecs.ENTRY_POINT_GROUP)
             points += [point for point in found if _distribution(point)]
         except Exception as error:
-            if hookspecs.ENTRY_POINT_GROUP in text or not text:
+            if hookspecs.ENTRY_POINT_GROUP in text or _is_plugin(distribution):
                 damaged.append(Plugin(name, name, "", "broken", f"what its distribution says of "
                                       f"itself cannot be read: {told(error)}"))  # fmt: skip
     return points
+
+
+def _is_plugin(distribution: metadata.Distribution) -> bool:
+    """Whether one that cannot be read is a plugin: its files' bytes say so, or its folder."""
+    folder = getattr(distribution, "_path", None)
+    with suppress(OSError):
+        group = hookspecs.ENTRY_POINT_GROUP.encode()
+        return folder is not None and group in (folder / "entry_points.txt").read_bytes()
+    return False
 
 
 def _is_first_party(point: metadata.EntryPoint) -> bool:
@@ -201,14 +210,15 @@ class Loader:
 
 
 def listed(variable: str, environ: Mapping[str, str]) -> set[str]:
-    """The names in `RIB_PLUGINS` or `RIB_PLUGINS_BLOCK`."""
-    return set(filter(None, map(str.strip, environ.get(variable, "").split(","))))
+    """The names in `RIB_PLUGINS` or `RIB_PLUGINS_BLOCK`, as PEP 503 spells them."""
+    found = map(str.strip, environ.get(variable, "").split(","))
+    return {canonicalize_name(name) for name in found if name}
 
 
 def _blocked(point: metadata.EntryPoint, block: Sequence[str], environ: Mapping[str, str]) -> str:
     """Why a plugin may not load, or nothing. Its distribution's name does as well as its own."""
-    names = {point.name, _distribution(point)[0]}
-    if names & set(block):
+    names = {canonicalize_name(one) for one in (point.name, _distribution(point)[0])}
+    if names & set(map(canonicalize_name, block)):
         return "blocked by --no-plugin"
     if names & listed("RIB_PLUGINS_BLOCK", environ):
         return "blocked by RIB_PLUGINS_BLOCK"
@@ -234,11 +244,11 @@ def _origin(point: metadata.EntryPoint) -> dict[str, Any]:
     """Where the distribution was installed from, as its direct_url.json says (PEP 610)."""
     if point.dist is None:
         return {}
-    text = point.dist.read_text("direct_url.json")
-    if text is None:  # installed by name
-        return {"source": "index"}
     origin: Any = {}
-    with suppress(ValueError):
+    with suppress(ValueError, OSError):  # damaged: then it is not known
+        text = point.dist.read_text("direct_url.json")
+        if text is None:  # installed by name
+            return {"source": "index"}
         origin = json.loads(text)
 
     def said(section: str, field: str) -> Any:
@@ -247,6 +257,9 @@ def _origin(point: metadata.EntryPoint) -> dict[str, Any]:
         return inner.get(field) if isinstance(inner, dict) else None
 
     url = str(origin.get("url", "")) if isinstance(origin, dict) else ""
+    folder = ""
+    with suppress(ValueError):  # no URL
+        folder = url2pathname(urlsplit(url).path)
     editable = bool(said("dir_info", "editable"))
     commit = str(said("vcs_info", "commit_id") or "")
     return {
@@ -254,7 +267,7 @@ def _origin(point: metadata.EntryPoint) -> dict[str, Any]:
         "url": re.sub(r"^([\w+.-]+://)[^/@]*@", r"\1", url),
         "editable": editable,
         "commit": commit,
-        "folder": url2pathname(urlsplit(url).path) if editable else "",
+        "folder": folder if editable else "",
     }
 
 

@@ -12,6 +12,7 @@ planning stay free of torch; a target whose source cannot be read that way is im
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -304,9 +305,9 @@ def _from_arguments(node: ast.FunctionDef, doc: str, *, skip_self: bool) -> Sign
     return Signature(options, extra=node.args.kwarg is not None, doc=doc)
 
 
-def _aliases(tree: ast.Module) -> dict[str, str]:
-    """Module-level names of types, `Average = Literal["logits", "probabilities"]`, as written."""
-    found = {}
+def _aliases(tree: ast.Module) -> dict[str, ast.expr]:
+    """Module-level names, as `Average` of `Average = Literal["logits", "probabilities"]`."""
+    found: dict[str, ast.expr] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target: Any = node.targets[0]
@@ -315,12 +316,35 @@ def _aliases(tree: ast.Module) -> dict[str, str]:
         else:  # `type X = …`, since Python 3.12
             target = getattr(node, "name", None)
         value = getattr(node, "value", None)
-        if isinstance(target, ast.Name) and value is not None:
-            found[target.id] = ast.unparse(value)
+        if isinstance(target, ast.Name) and isinstance(value, ast.expr):
+            found[target.id] = value
     return found
 
 
-def _readable(signature: Signature, aliases: Mapping[str, str]) -> Signature:
+class _Written(ast.NodeTransformer):
+    """Writes aliases out. What stands in a `Literal` are values, not types."""
+
+    def __init__(self, aliases: Mapping[str, ast.expr]):
+        self.aliases = dict(aliases)
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """An alias, in whose own text it stands for itself."""
+        meant = self.aliases.get(node.id)
+        if meant is None:
+            return node
+        rest = {name: value for name, value in self.aliases.items() if name != node.id}
+        made: ast.expr = _Written(rest).visit(copy.deepcopy(meant))
+        return made
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        """`tuple[Average, ...]`, but not `Literal["Average"]`."""
+        if ast.unparse(node.value).split(".")[-1] == "Literal":
+            return node
+        self.generic_visit(node)
+        return node
+
+
+def _readable(signature: Signature, aliases: Mapping[str, ast.expr]) -> Signature:
     """The signature with every type written out, so that values can be checked against it.
 
     Raises:
@@ -329,9 +353,11 @@ def _readable(signature: Signature, aliases: Mapping[str, str]) -> Signature:
     options = []
     for option in signature.options:
         text = option.annotation
-        for _ in range(5):  # an alias of an alias
-            if _type_of(text) is None:
-                text = re.sub(r"\b[A-Za-z_]\w*\b", lambda m: aliases.get(m[0], m[0]), text)
+        with suppress(SyntaxError):
+            tree = ast.parse(text, mode="eval").body
+            if isinstance(tree, ast.Constant) and isinstance(tree.value, str):  # in quotes
+                tree = ast.parse(tree.value, mode="eval").body
+            text = ast.unparse(_Written(aliases).visit(tree))
         if _type_of(text) is not None:
             option = replace(option, annotation=text)
         elif option.default != REQUIRED:  # what has no default may be no option: a metric's inputs
@@ -343,9 +369,24 @@ def _readable(signature: Signature, aliases: Mapping[str, str]) -> Signature:
 def _type_of(annotation: str) -> Any:
     """What an annotation means; None where a name in it is not known."""
     try:
-        return eval(annotation, _names())
+        meant = eval(annotation, _names())
     except Exception:
         return None
+    return None if isinstance(meant, str) else meant
+
+
+def as_paths(value: Any) -> Any:
+    """Texts as a target is given them whose option is of `Path`s: one, or several."""
+    if isinstance(value, list | tuple):
+        return tuple(map(as_paths, value))
+    return Path(value) if isinstance(value, str) else value
+
+
+def as_texts(value: Any) -> Any:
+    """Paths as they are kept, absolute, so that a saved configuration means the same anywhere."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(as_texts, value))
+    return str(value.expanduser().absolute()) if isinstance(value, Path) else value
 
 
 def _literal(value: ast.expr | None) -> Any:
@@ -383,6 +424,8 @@ def _from_object(target: Any) -> Signature:
             default = REQUIRED if parameter.default is empty else parameter.default
             if repr(default) == "<factory>":  # of a dataclass's field
                 default = factories[parameter.name]()
+            if re.search(r"\bPath\b", annotation):
+                default = as_texts(default)
             options.append(
                 Option(parameter.name, annotation, default, docs.get(parameter.name, ""))
             )
@@ -416,6 +459,7 @@ def _names() -> dict[str, Any]:
 def _convert(option: Option, value: Any) -> Any:
     """A value of the option's type, from a text or from a TOML value."""
     from pydantic import TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
 
     annotation = _type_of(option.annotation)
     annotation = Any if annotation is None else annotation
@@ -426,14 +470,17 @@ def _convert(option: Option, value: Any) -> Any:
         if re.match(r"(tuple|list|Sequence)\b", option.annotation):
             value = value.split("+")
     try:
-        converted = TypeAdapter(annotation).validate_python(value)
+        try:
+            adapter = TypeAdapter(annotation)
+        except PydanticUserError:  # a type of somebody's own: the target knows
+            adapter = TypeAdapter(Any)
+        converted = adapter.validate_python(value)
         json.dumps(converted, allow_nan=False, default=str)  # a key can hold it
     except ValidationError as error:
         raise ValueError("; ".join(e["msg"] for e in error.errors())) from None
-    # Absolute, so that a saved configuration means the same from any folder.
     if option.is_location and isinstance(converted, str) and not _SCHEME.match(converted):
         converted = Path(converted)
-    return str(converted.expanduser().absolute()) if isinstance(converted, Path) else converted
+    return as_texts(converted)
 
 
 def _guess(value: Any) -> Any:

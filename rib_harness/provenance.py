@@ -7,8 +7,8 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Iterable
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,23 @@ def environment() -> dict[str, Any]:
     }
 
 
-def code_digest(targets: Iterable[str]) -> str:
-    """A hash of the sources of the packages in which targets `package.module:attribute` live.
+@cache
+def code_digest(package: str) -> str:
+    """A hash of a package's sources as they were when this was first asked: before it is imported.
 
     Of what was made with a plugin under development it says whether its code is still the same.
     """
     digest = hashlib.sha256()
-    for name in sorted({target.partition(":")[0].partition(".")[0] for target in targets}):
-        found = importlib.util.find_spec(name)
-        places = list(found.submodule_search_locations or []) if found else []
-        files = [file for place in places for file in sorted(Path(place).rglob("*.py"))]
-        if not places and found and found.origin and Path(found.origin).is_file():
-            files = [Path(found.origin)]
-        for file in files:
-            digest.update(f"{name}/{file.name}".encode() + file.read_bytes())
-    return f"sha256:{digest.hexdigest()}"
+    found = importlib.util.find_spec(package)
+    places = [Path(place) for place in found.submodule_search_locations or []] if found else []
+    files = [(place, file) for place in places for file in sorted(place.rglob("*.py"))]
+    if not places and found and found.origin:
+        files = [(Path(found.origin).parent, Path(found.origin))]
+    for place, file in files:
+        with suppress(OSError):  # an editor's lock, a folder of that name
+            data = file.read_bytes()
+            digest.update(f"{file.relative_to(place)} {len(data)} ".encode() + data)
+    return digest.hexdigest()
 
 
 def cost(seconds: float, device: Any) -> dict[str, Any]:

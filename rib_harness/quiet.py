@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
+from typing import Any
+
+#: Blocks of several threads overlap: the first redirects, the last puts back.
+_lock, _depth = threading.Lock(), 0
+_before: list[tuple[Any, int]] = []
 
 
 @contextmanager
@@ -14,29 +20,51 @@ def stdout_to_stderr() -> Iterator[None]:
 
     Below Python, too: by a child process, or a library in C.
     """
-    saved = None
-    with suppress(OSError, ValueError):  # closed, or replaced by something without a file
-        _flush()
-        saved = os.dup(1)
-        os.dup2(2, 1)
+    _begin()
     try:
-        with redirect_stdout(sys.stderr):
-            yield
+        yield
     finally:
-        if saved is not None:
-            _flush()
-            os.dup2(saved, 1)
-            os.close(saved)
+        _end()
 
 
 def results_are_out() -> None:
     """From here on, stdout is stderr: for what runs when the process ends."""
-    with suppress(OSError, ValueError):
-        _flush()
+    _flush()
+    with suppress(OSError):
         os.dup2(2, 1)
+
+
+def _begin() -> None:
+    global _depth
+    with _lock:
+        _depth += 1
+        if _depth > 1:
+            return
+        _flush()
+        saved = -1
+        if sys.stdout is not None:  # where it is closed, 1 may be any file
+            with suppress(OSError):
+                saved = os.dup(1)
+                os.dup2(2, 1)
+        _before.append((sys.stdout, saved))
+        sys.stdout = sys.stderr
+
+
+def _end() -> None:
+    global _depth
+    with _lock:
+        _depth -= 1
+        if _depth:
+            return
+        _flush()
+        sys.stdout, saved = _before.pop()
+        if saved >= 0:
+            with suppress(OSError):
+                os.dup2(saved, 1)
+            os.close(saved)
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.__stdout__):
-        if stream is not None and not stream.closed:
-            stream.flush()
+        with suppress(AttributeError, OSError, ValueError):  # replaced, gone, or closed
+            stream.flush()  # type: ignore[union-attr]

@@ -137,22 +137,29 @@ def read_entries(folder: Path) -> list[Entry]:
         RegistryError: every problem of every file.
     """
     entries, problems = [], []
-    for path in sorted(folder.glob("*.toml")):
+    for path in sorted(filter(_is_entry, folder.iterdir())):
         try:
             entry = Entry.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except ValidationError as error:
             problems += [f"{path.name}: {_told(item)}" for item in error.errors()]
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            problems.append(f"{path.name} cannot be read: {error}")
+        except ValueError as error:  # no TOML, or no UTF-8
             problems.append(f"{path.name} is not valid TOML: {error}")
         else:
             entries.append(entry)
             if entry.name != path.stem:
                 problems.append(f"{path.name}: name: expected {path.stem!r}, got {entry.name!r}.")
-    problems += _clashes(entries) + _strangers(entries, folder.absolute().parents[1])
+    problems += _clashes(entries) + _strangers(entries, folder.absolute().parent.parent)
     if problems:
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise RegistryError(f"{len(problems)} problem(s) in {folder}:\n{lines}")
     return entries
+
+
+def _is_entry(path: Path) -> bool:
+    """Not a file that an editor hides, such as `.#a.toml`, which may be a link to nothing."""
+    return path.suffix == ".toml" and not path.name.startswith(".") and path.is_file()
 
 
 def _told(item: Mapping[str, Any]) -> str:
@@ -338,28 +345,47 @@ def _read(path: Path) -> Registry:
 
 def main(arguments: Sequence[str]) -> int:
     """Check the entries and write the index and the schema; with `--check`, only compare."""
-    check = "--check" in arguments
-    folder = next((Path(a) for a in arguments if not a.startswith("-")), FOLDER)
-    if not (folder / "plugins").is_dir():
-        sys.stderr.write(f"Error: {folder} has no folder `plugins` with entries.\n")
-        return 1
+    import argparse
+
+    parser = argparse.ArgumentParser("python -m rib_harness.registry", description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if one is stale")
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="%(default)s")
+    given = parser.parse_args(arguments)
     try:
-        entries = read_entries(folder / "plugins")
-    except RegistryError as error:
+        stale = _stale(given.folder)
+        if not given.check:
+            for path, text in stale.items():
+                path.write_text(text, encoding="utf-8")
+            return 0
+    except (OSError, RegistryError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
-    made = {"index.json": make_index(entries), "schema.json": make_schema()}
-    stale = [
-        name
-        for name, text in made.items()
-        if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text
-    ]
-    if check and stale:
-        sys.stderr.write(f"Stale: {', '.join(stale)}. Run: python -m rib_harness.registry\n")
-        return 1
-    for name in stale:
-        (folder / name).write_text(made[name], encoding="utf-8")
-    return 0
+    if stale:
+        names = ", ".join(path.name for path in stale)
+        sys.stderr.write(f"Stale: {names}. Run: python -m rib_harness.registry\n")
+    return 1 if stale else 0
+
+
+def _stale(folder: Path) -> dict[Path, str]:
+    """The files that do not hold what the entries make, with what they should hold.
+
+    Raises:
+        RegistryError: there is no folder of entries, or an entry is wrong.
+    """
+    if not (folder / "plugins").is_dir():
+        raise RegistryError(f"{folder} has no folder `plugins` with entries.")
+    made = {
+        folder / "index.json": make_index(read_entries(folder / "plugins")),
+        folder / "schema.json": make_schema(),
+    }
+    return {path: text for path, text in made.items() if not _holds(path, text)}
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ One step that fails takes only those that need it; at the end the run says so an
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 import traceback
@@ -42,7 +43,7 @@ from rib_harness.results import Results, collect
 from rib_harness.scores import Scores
 from rib_harness.signals import TerminateAsInterrupt
 from rib_harness.specs import Event
-from rib_harness.store import Store, full_disk, is_full, write_atomically
+from rib_harness.store import Store, full_disk, is_full
 
 if TYPE_CHECKING:
     from rib_harness.engine.classifier import Classifier
@@ -234,6 +235,10 @@ def _missed(session: Session) -> list[tuple[Step, Miss]]:
     return found
 
 
+def _code_of(bound: Bound) -> str:
+    return code_digest(bound.spec.target.partition(":")[0].partition(".")[0])
+
+
 class _Walk:
     """Does the missing steps of a plan, in this process."""
 
@@ -251,6 +256,7 @@ class _Walk:
             check_recipe(recipe)
         methods = [m for s in self.plan.steps for m in (s.method, *s.calls.values()) if m]
         for method in {method.id: method for method in methods}.values():
+            _code_of(method)  # before it is imported
             method.build()  # it may refuse its options
         precisions = {step.recipe.precision for step in self.plan.steps if step.recipe}
         precision = precisions.pop() if precisions else "fp32"
@@ -452,7 +458,6 @@ class _Walk:
             for reference, needed in needs.items():
                 if store.done(needed.key) is None:
                     raise RibError(f"it needs {reference}, which failed.")
-            work = self.work_of(step)
             pretrained = self.pretrained(step.backbone)
             before = pretrained.fingerprint()
             pixels, held = self.pixels_to_train_on(step)
@@ -468,7 +473,7 @@ class _Walk:
                 methods={reference: one.build() for reference, one in step.calls.items()},
                 datasets={name: self.pixels_of(*one) for name, one in step.reads.items()},
                 text=getattr(step.backbone.bound.build(), "text_tower", None),
-                work=work,
+                work=self.work_of(step),
                 save_every=self.session.config.save_every,
                 progress=self.progress,
                 label=step.id.removeprefix("finetune/"),
@@ -490,29 +495,25 @@ class _Walk:
             done = {**self.done(step, seconds), "facts": task.facts}
             with store.writing(step.key, step.inputs, done) as folder:
                 classifier.save(folder / "model.safetensors")
-                histories = sorted(work.glob("history-*.jsonl"))
+                histories = sorted(self.work_of(step).glob("history-*.jsonl"))
                 (folder / "history.jsonl").write_text("".join(h.read_text() for h in histories))
         store.discard_work(step.key)
 
     def work_of(self, step: Step) -> Path:
-        """Where the state of its fits is kept; empty where other code of the method left it.
+        """Where the state of its fits is kept, apart for each code of the method.
 
         Keys hold versions, not code; but a fit that some code began, no other may go on with.
         """
         work = self.store.work(step.key)
         methods = [one for one in (step.method, *step.calls.values()) if one is not None]
-        code = code_digest(one.spec.target for one in methods)
-        file = work / "code"
-        before = file.read_text(encoding="utf-8") if file.exists() else ""
-        if before != code:
-            if list(work.glob("*.safetensors")):
-                self.progress.say(
-                    f"{step.id}: the code of {step.method and step.method.component.id} has "
-                    "changed since its fit was begun, which starts again."
-                )
-            self.store.discard_work(step.key)
-            write_atomically(file, code)
-        return work
+        code = hashlib.sha256("".join(map(_code_of, methods)).encode()).hexdigest()[:12]
+        if not (work / code).exists() and list(work.glob("*/st*.safetensors")):
+            self.progress.say(
+                f"{step.id}: the code of {step.method and step.method.component.id} has changed "
+                "since its fit was begun, which starts again."
+            )
+        (work / code).mkdir(parents=True, exist_ok=True)
+        return work / code
 
     def probe(self, step: Step) -> Probe | None:
         """What measures its models while they train, if that is asked for."""
@@ -544,7 +545,7 @@ class _Walk:
             PluginError: it says one thing of its architecture, and does another.
         """
         what, mergeable = bound.component.what, bound.spec.mergeable
-        if bound.spec.chooses or mergeable == (not hasattr(method, "rebuild")):
+        if bound.spec.chooses or mergeable == (getattr(method, "rebuild", None) is None):
             return
         if mergeable:
             raise PluginError(

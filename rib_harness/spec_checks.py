@@ -33,13 +33,13 @@ def checked(spec: Any, expected: type[Spec], hook: str) -> Spec:
         raise ValueError(f"{what}: expected target 'package.module:attribute', got {spec.target!r}")
     if isinstance(spec.version, bool) or not isinstance(spec.version, int) or spec.version < 1:
         raise ValueError(f"{what}: expected version 1, 2, …, got {spec.version!r}")
-    for name, value, hint in _misfits(spec):
+    for name, value, hint in _misfits(spec, expected):
         raise TypeError(f"{what}: expected {name} of type {_said(hint)}, got {value!r}")
     for name in ("arguments", "recipe", "presets"):
         try:
-            json.dumps(getattr(spec, name, None))
+            json.dumps(getattr(spec, name, None), default=_plain)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"{what}: {name} goes into keys, as JSON: {error}") from None
+            raise TypeError(f"{what}: the values of {name} are kept as JSON: {error}") from None
     if isinstance(spec, MethodSpec) and not 0 <= spec.holds_out < 1:
         raise ValueError(f"{what}: expected holds_out in 0 … 1, got {spec.holds_out!r}")
     if isinstance(spec, MetricSpec) and not spec.range[0] < spec.range[1]:
@@ -50,10 +50,22 @@ def checked(spec: Any, expected: type[Spec], hook: str) -> Spec:
     return spec
 
 
-def _misfits(data: Any) -> list[tuple[str, Any, Any]]:
-    """Fields of a dataclass whose value is not of the annotated type: name, value, type."""
-    hints = get_type_hints(type(data))
-    found = [(f.name, getattr(data, f.name), hints[f.name]) for f in fields(data)]
+def _plain(value: Any) -> Any:
+    """A mapping of another type as JSON has it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} cannot be written as JSON")
+
+
+def _misfits(data: Any, cls: Any) -> list[tuple[str, Any, Any]]:
+    """Fields of a dataclass whose value is not of the annotated type: name, value, type.
+
+    Args:
+        data: of the class, or of a subclass, whose own fields are its author's.
+        cls: a dataclass.
+    """
+    hints = get_type_hints(cls)
+    found = [(f.name, getattr(data, f.name), hints[f.name]) for f in fields(cls)]
     return [(name, value, hint) for name, value, hint in found if not _fits(value, hint)]
 
 
@@ -79,7 +91,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (int, float):
         number = (int, float) if hint is float else int
         return isinstance(value, number) and not isinstance(value, bool)
-    return isinstance(value, hint) and not (is_dataclass(value) and _misfits(value))
+    return isinstance(value, hint) and not (is_dataclass(hint) and _misfits(value, hint))
 
 
 def _said(hint: Any) -> str:

@@ -318,7 +318,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "arguments-no-json": (
         returning("MethodSpec(name='m', target='a.b:C', summary='', arguments={'x': object})"),
-        "MethodSpec 'm': arguments goes into keys, as JSON: ",
+        "MethodSpec 'm': the values of arguments are kept as JSON: ",
     ),
     "level-unknown": (
         returning(
@@ -944,3 +944,81 @@ def test_a_plugin_is_blocked_by_its_distributions_name_too(site: Site) -> None:
         assert only(site.load(environ)).status == "blocked"
     assert only(site.load({"RIB_PLUGINS": "rib-plugin-other"})).status == "ok"
     assert only(site.load(block=["rib-plugin-other"])).reason == "blocked by --no-plugin"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "MethodSpec(name='m', target='a.b:C', summary='', arguments=MappingProxyType({'a': 1}))",
+        "MethodSpec(name='m', target='a.b:C', summary='', presets=ChainMap({'paper': {'a': 1}}))",
+        "MethodSpec(name='m', target='a.b:C', summary='', needs=['ft'], holds_out=0)",
+        "Mine(name='m', target='a.b:C', summary='', tags=['x'])",
+    ],
+)
+def test_a_spec_of_an_unusual_form_is_fine(spec: str, site: Site) -> None:
+    site.add(
+        "mine",
+        "from __future__ import annotations\nfrom collections import ChainMap\n"
+        "from dataclasses import dataclass\nfrom types import MappingProxyType\n"
+        "from typing import TYPE_CHECKING\n" + HEAD + "if TYPE_CHECKING:\n"
+        "    from nowhere import Tags\n\n@dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(MethodSpec):\n    tags: Tags\n\n@hookimpl\n"
+        f"def register_methods():\n    return [{spec}]\n",
+    )
+    assert (only(site.load()).reason, only(site.load()).status) == ("", "ok")
+
+
+@pytest.mark.parametrize("text", [b'{"url": "file://[x", "dir_info": {"editable": true}}', b"\xff"])
+def test_a_damaged_direct_url_harms_nobody(text: bytes, site: Site) -> None:
+    site.add("mine")
+    (site.folder / "rib_plugin_mine-1.0.dist-info/direct_url.json").write_bytes(text)
+    assert only(site.load()).status == "ok"
+
+
+def test_a_name_is_blocked_however_it_is_spelled(site: Site) -> None:
+    site.add("xp", distribution="Rib_Plugin_XP")
+    assert only(site.load({"RIB_PLUGINS_BLOCK": "rib-plugin-xp"})).status == "blocked"
+    assert only(site.load({"RIB_PLUGINS": "rib_plugin_xp"})).status == "ok"
+
+
+def test_an_observer_is_called_in_a_deleted_folder(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.add(
+        "watcher", HEAD + "SEEN = []\n\n@hookimpl\ndef run_started(event):\n    SEEN.append(1)\n"
+    )
+    catalog = site.load()
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    catalog.notify(Event("run_started", "store"), logging.getLogger("rib_harness"))
+    assert sys.modules["fake_rib_plugin_watcher_watcher"].SEEN == [1]
+
+
+# stdout
+
+
+def test_stdout_that_is_not_a_file_will_do(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tee:
+        def write(self, text: str) -> int:
+            return len(text)
+
+    site.add("mine")
+    monkeypatch.setattr(sys, "stdout", Tee())
+    assert only(site.load()).status == "ok"
+
+
+def test_overlapping_blocks_put_stdout_back(capfd: pytest.CaptureFixture[str]) -> None:
+    """Entered one, two, left one, two: as two threads may."""
+    from rib_harness.quiet import stdout_to_stderr
+
+    before = sys.stdout
+    one, two = stdout_to_stderr(), stdout_to_stderr()
+    one.__enter__()
+    two.__enter__()
+    one.__exit__(None, None, None)
+    os.write(1, b"inside")
+    two.__exit__(None, None, None)
+    os.write(1, b"result")
+    assert sys.stdout is before
+    assert capfd.readouterr() == ("result", "inside")

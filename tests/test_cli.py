@@ -218,7 +218,7 @@ def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(
     arguments = ["run", *SMALL[:-4], "--set", "recipe.epochs=300", "--store", "store", "-m", "ft"]
     running = child(*arguments, RIB_SAVE_EVERY="0")
     deadline = time.monotonic() + 120
-    while not list(Path("store").glob("work/*/state-0.safetensors")):
+    while not list(Path("store").glob("work/*/*/state-0.safetensors")):
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -228,7 +228,7 @@ def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(
     assert out == ""
     assert re.search(r"Stopped\. \d+ of 11 steps are kept in store; the same command", err)
     assert "Traceback" not in err
-    assert list(Path("store").glob("work/*/state-0.safetensors"))
+    assert list(Path("store").glob("work/*/*/state-0.safetensors"))
     call(*arguments)
     again = capsys.readouterr()
     assert re.search(r"goes on at step [1-9]\d* of 300", again.err)
@@ -278,3 +278,34 @@ def test_what_is_printed_at_exit_is_not_among_the_results() -> None:
     )
     assert (done.returncode, "late" in done.stderr) == (0, True)
     json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("stdout", [">&-", ">/dev/full"])
+def test_a_stdout_that_takes_nothing_is_no_traceback(stdout: str) -> None:
+    code = "from rib_harness.cli import main; main()"
+    done = subprocess.run(
+        ["bash", "-c", f"'{sys.executable}' -c '{code}' list-plugins --json {stdout}"],
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (1 if "full" in stdout else 0)
+
+
+def test_the_program_called_from_python_leaves_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    capfd.readouterr()
+    os.write(1, b"mine")
+    assert capfd.readouterr() == ("mine", "")
+
+
+@pytest.mark.parametrize("asked", ["list methods", "list-plugins --json"])
+def test_a_reader_that_has_gone_is_no_failure(asked: str) -> None:
+    code = "from rib_harness.cli import main; main()"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"'{sys.executable}' -c '{code}' {asked} | true"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

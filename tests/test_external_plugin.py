@@ -302,6 +302,7 @@ def test_a_fit_that_other_code_began_starts_again(tmp_path: Path) -> None:
     done = run("store")
     assert done.returncode == 1 and "name 'modle' is not defined" in done.stderr
     (folder / "rib_mine/mine.py").write_text(METHOD)
+    (folder / "rib_mine/.#mine.py").symlink_to("somebody@somewhere")  # as Emacs leaves one
     mended, fresh = run("store"), run("fresh")
     assert mended.returncode == fresh.returncode == 0
     assert "the code of mine/mine has changed since its fit was begun" in mended.stderr

@@ -64,7 +64,7 @@ def test_twenty_kills_leave_the_weights_and_numbers_of_an_undisturbed_run(tmp_pa
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     kills += 1
-                    interrupted += bool(list(store.glob("work/*/state-*.safetensors")))
+                    interrupted += bool(list(store.glob("work/*/*/state-*.safetensors")))
             if process.wait() == 0:
                 break
             assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()

@@ -29,6 +29,7 @@ from rib_harness.options import (
     _readable,
     _UnreadableError,
     argument_docs,
+    as_paths,
     load_target,
     members_of,
     signature_of,
@@ -651,3 +652,41 @@ def test_a_choice_with_a_name_of_its_own_is_checked(elsewhere: bool, module: Mod
     assert signature.options[0].annotation == "Literal['logits', 'probabilities']"
     with pytest.raises(ConfigError, match="Input should be 'logits' or 'probabilities'"):
         signature.bind({"average": "foo"}, "it")
+
+
+@pytest.mark.parametrize(
+    ("alias", "annotation"),
+    [
+        ('Type = Literal["l1", "l2"]', "Type"),
+        ('Match = Literal["l1", "l2"]', "Match"),
+        ('Mode = Literal["l1", "l2"]', '"Mode"'),
+        ("l1 = int", 'Literal["l1", "l2"]'),
+    ],
+)
+def test_a_name_of_the_module_comes_before_that_of_typing(
+    alias: str, annotation: str, module: Module
+) -> None:
+    made = f"class Mine:\n    def __init__(self, kind: {annotation} = 'l1'): ...\n"
+    name = module(f"from typing import Literal\n\n{alias}\n\n{made}")
+    signature = signature_of(f"{name}:Mine", "it")
+    assert signature.bind({"kind": "l2"}, "it") == {"kind": "l2"}
+    with pytest.raises(ConfigError, match="Input should be 'l1' or 'l2'"):
+        signature.bind({"kind": "l3"}, "it")
+
+
+def test_a_type_that_only_its_author_knows_is_not_checked(module: Module) -> None:
+    own = "class Own:\n    pass\n\nclass Mine:\n    def __init__(self, kind: Own = None): ...\n"
+    signature = signature_of(f"{module(own)}:Mine", "it")
+    assert signature.bind({"kind": "x"}, "it") == {"kind": "x"}
+
+
+def test_several_paths_are_kept_as_texts(module: Module, tmp_path: Path) -> None:
+    name = module(
+        "from pathlib import Path\n\nclass Mine:\n    def __init__(self, one: Path = Path('a'), "
+        "files: tuple[Path, ...] = ()): ...\n"
+    )
+    signature = signature_of(f"{name}:Mine", "it")
+    found = signature.bind({"files": f"{tmp_path}/x+{tmp_path}/y"}, "it")
+    assert found == {"one": str(Path("a").absolute()),
+                     "files": (f"{tmp_path}/x", f"{tmp_path}/y")}  # fmt: skip
+    assert as_paths(found["files"]) == (tmp_path / "x", tmp_path / "y")

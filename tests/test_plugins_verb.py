@@ -289,7 +289,12 @@ def test_a_folder_of_a_plugins_name_is_not_it(
             for options in (["-r", "FILE"], ["-r"], ["-rFILE"], ["-qr"], ["-yrFILE"],
                             ["--requirement=FILE"], ["--requirement"], ["--requirem=FILE"],
                             ["--requirements=FILE"], ["-e./x"], ["--editable=./x"], ["--edit=./x"],
-                            ["--group=dev"])
+                            ["--group=dev"], ["--exact"], ["--upgrade-package=torch"],
+                            ["--upgrade-package"], ["-Ptorch"], ["-UPtorch"],
+                            ["--upgrade-group=dev"], ["--reinstall-package=torch"],
+                            ["--target=x"], ["--targ=x"], ["-t"], ["-tx"], ["-qtx"],
+                            ["--prefix=x"], ["--prefi=x"], ["--root=x"], ["--root"],
+                            ["--python=x"], ["--python"], ["-px"], ["-p"], ["--system"])
         ),
     ],
 )  # fmt: skip
@@ -297,14 +302,20 @@ def test_other_packages_are_not_touched(
     verb: str, options: list[str], ran: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, err = call(capsys, verb, "rib-plugin-digits", "--yes", "--", *options, expect=2)
-    assert "One plugin at a time, got also" in err or "would bring or remove other packages" in err
+    assert (
+        "One plugin at a time, got also" in err
+        or "would change other packages than the plugin, or another environment than this" in err
+    )
     assert ran == []
 
 
 def test_options_of_the_installer_go_on(
     ran: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--pre", "-e", "--no-deps", "-U", "--report=x", "--require-hashes", "-vvv"]
+    options = ["--pre", "-e", "--no-deps", "-U", "--report=x", "--require-hashes", "-vvv",
+               "--upgrade-strategy=eager", "--reinstall", "--root-user-action=ignore",
+               "--python-version=3.12", "--system-certs", "--prefer-binary", "--trusted-host=x",
+               "-Ceditable_mode=strict"]  # fmt: skip
     call(capsys, "install", "rib-plugin-digits", "--yes", "--", *options, expect=0)
     assert ran == [[sys.executable, "-m", "pip", "install", *options, "rib-plugin-digits"]]
 
@@ -350,7 +361,7 @@ def test_only_what_was_installed_is_loaded_and_what_is_blocked_stays_so(
 ) -> None:
     statuses = {one["name"]: one["status"] for one in plugins_.load_apart(["digits"])}
     assert statuses.pop("digits") == "ok" and set(statuses.values()) == {"blocked"}
-    monkeypatch.setenv("RIB_PLUGINS", "timm, metrics")
+    monkeypatch.setenv("RIB_PLUGINS", "timm, Rib_Plugin_Metrics")
     statuses = {one["name"]: one["status"] for one in plugins_.load_apart(["digits", "metrics"])}
     assert (statuses["digits"], statuses["metrics"]) == ("blocked", "ok")
 

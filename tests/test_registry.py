@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from rib_harness import cli, registry
 from rib_harness.catalog import FIRST_PARTY, Catalog, Plugin, load_catalog
 from rib_harness.cli.describe_plugin_ import describe
+from rib_harness.cli.tables import console
 from rib_harness.errors import RibError, UnknownComponentError
 from rib_harness.registry import Entry, Registry, RegistryError, load_registry, read_entries
 from rib_harness.specs import KINDS
@@ -65,6 +68,65 @@ def test_a_stale_index_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert load_registry(tmp_path / "index.json").entries == (entry(),)
     (tmp_path / "plugins" / "rib-plugin-x.toml").write_text(ENTRY.replace("Ada", "Eve"))
     assert registry.main(["--check", str(tmp_path)]) == 1
+
+
+def test_what_an_editor_hides_is_no_entry(tmp_path: Path) -> None:
+    """Emacs locks a.toml with the link .#a.toml to nothing."""
+    (tmp_path / "rib-plugin-x.toml").write_text(ENTRY)
+    (tmp_path / ".#a.toml").symlink_to("ada@host.1:2")
+    (tmp_path / "b.toml").symlink_to("nothing")
+    (tmp_path / ".c.toml").write_text("name = 1")
+    (tmp_path / "d.toml").mkdir()
+    assert read_entries(tmp_path) == [entry()]
+
+
+def test_what_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    for name in ("rib-plugin-x", "rib-plugin-y"):
+        (plugins / f"{name}.toml").write_text("name = 1")
+    read = Path.read_text
+
+    def refused(path: Path, **settings: Any) -> str:
+        if path.name == "rib-plugin-x.toml":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, **settings)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert registry.main(["--check", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert "rib-plugin-x.toml cannot be read: [Errno 13] Permission denied" in err
+    assert "rib-plugin-y.toml: name: Input should be a valid string" in err
+
+
+def test_an_index_that_is_no_text_is_stale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plugins").mkdir()
+    assert registry.main([str(tmp_path)]) == 0
+    (tmp_path / "index.json").write_bytes(b"\xff")
+    assert registry.main(["--check", str(tmp_path)]) == 1
+    assert "Stale: index.json." in capsys.readouterr().err
+    assert registry.main([str(tmp_path)]) == 0
+    assert registry.main(["--check", str(tmp_path)]) == 0
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "index.json").mkdir()
+    for arguments in ([], ["--check"]):
+        assert registry.main([*arguments, str(tmp_path)]) == 1
+        assert "index.json" in capsys.readouterr().err
+
+
+def test_a_mistyped_option_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plugins").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        registry.main(["--chekc", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "--chekc" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["plugins"]
 
 
 def test_every_first_party_plugin_has_an_entry_and_nobody_else_says_so() -> None:
@@ -307,6 +369,25 @@ def test_list_and_search_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'timm'" in err
     _, err = call(capsys, "registry", "lst", expect=2)
     assert "Did you mean 'list'?" in err
+
+
+def test_a_table_goes_nowhere_where_stdout_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source: Python's documentation of sys.stdout, which may be None."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli._code(["registry", "list"]) == 0
+
+
+def test_a_reader_that_has_gone_is_left_to_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich would exit with 1."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stdout = os.fdopen(writer, "w", encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with pytest.raises(BrokenPipeError):
+        console().print("A line.")
+    monkeypatch.undo()
+    with suppress(BrokenPipeError):
+        stdout.close()
 
 
 def test_describe_plugin_prints_the_entry_of_a_first_party_plugin(

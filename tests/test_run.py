@@ -570,6 +570,10 @@ class Rebuilt(Another):
         return pretrained.copy()
 
 
+class Unbuilt(Rebuilt):
+    rebuild = None
+
+
 class Careless:
     def finetune(self, task: Any) -> Any:
         return task.fit(task.pretrained)
@@ -580,6 +584,7 @@ class Careless:
     [
         (Another, False, "says mergeable=False, and Another has no `rebuild"),
         (Rebuilt, True, "say mergeable=False in its spec"),
+        (Unbuilt, False, "says mergeable=False, and Unbuilt has no `rebuild"),
         (Careless, True, "task.fit was given task.pretrained, which stays untouched: fit a copy"),
     ],
 )
@@ -590,7 +595,7 @@ def test_a_method_at_fault_is_told_before_it_trains(
     catalog = catalog_with((spec, target))
     with pytest.raises(RibError, match=said):
         execute(open_session(make_config(settings(method="odd")), catalog=catalog))
-    assert not list(Path("store").glob("work/*/stage-*"))
+    assert not list(Path("store").glob("work/*/*/stage-*"))
 
 
 def test_the_api_refuses_what_it_would_ignore() -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,21 +234,25 @@ def test_where_a_distribution_was_installed_from(
     ("plugin", "source", "url", "said"),
     [
         ("timm", "index", "", "first-party"),
-        ("timm", "editable", "file:///src/timm", "first-party"),
+        ("timm", "editable", "file:///src/timm", "first-party by name"),
+        ("timm", "local", "file:///w/x.whl", "first-party by name"),
         ("true", "index", "", "not the one that the registry knows by this name"),
         ("true", "local", "file:///w/x.whl", "not the one that the registry knows by this name"),
-        ("timm", "git", "https://evil.example/t", "not the one that the registry knows by this na"),
-        ("timm", "unknown", "", "not the one that the registry knows by this name"),
+        ("timm", "git", "https://example.org/t",
+         "first-party by name; installed from https://example.org/t"),
+        ("timm", "url", "https://example.org/t.whl",
+         "first-party by name; installed from https://example.org/t.whl"),
+        ("timm", "unknown", "", "first-party by name; installed from an unknown place"),
     ],
-)
-def test_a_tier_is_not_given_for_a_name_alone(
+)  # fmt: skip
+def test_a_tier_alone_is_not_given_for_a_name(
     plugin: str, source: str, url: str, said: str
 ) -> None:
+    """In JSON it is: there `source` and `url` stand beside it."""
     found = Plugin(plugin, "rib-plugin-timm", "1.0", "ok", source=source, url=url)
-    assert _standing(found, load_registry()).startswith(said)
-    assert to_json(found, load_registry())["registry"] == (
-        "first-party" if said == "first-party" else None
-    )
+    assert _standing(found, load_registry()) == said
+    tier = "first-party" if plugin == "timm" else None
+    assert to_json(found, load_registry())["registry"] == tier
 
 
 @pytest.mark.parametrize(
@@ -268,6 +273,9 @@ def test_an_url_inside_the_repository_is_the_one_that_the_registry_knows(
     known = Registry([Entry(**fields)])
     found = Plugin("x", "rib-plugin-x", "1.0", "ok", source="git", url=url)
     assert (entry_of(found, known) is not None) is inside
+    not_it = "not the one that the registry knows by this name"
+    assert _standing(found, known) == ("listed" if inside else not_it)
+    assert _standing(replace(found, source="local", url="file:///x"), known) == "listed by name"
 
 
 def only(distribution: str) -> Plugin:
@@ -311,6 +319,16 @@ def test_a_typo_in_a_list_is_told(
     assert "RIB_PLUGINS: no plugin is called 'tim'. Did you mean 'timm'" in err
     assert "RIB_PLUGINS_BLOCK: no plugin is called 'metrisc'. Did you mean 'metrics'" in err
     assert "'digits'" not in err
+
+
+def test_a_distributions_name_in_a_list_is_no_typo(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RIB_PLUGINS", "rib-plugin-digits,Rib_Plugin.Metrics")
+    monkeypatch.setenv("RIB_PLUGINS_BLOCK", "rib-plugin-tim")
+    assert cli._code(["list-plugins", "--json"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no plugin is called 'rib-plugin-tim'. Did you mean 'rib-plugin-timm'" in line
 
 
 # What a configuration requires

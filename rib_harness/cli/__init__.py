@@ -6,6 +6,7 @@ step that failed, 2 wrong usage, 130 stopped by Ctrl-C or SIGTERM.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -61,6 +62,14 @@ class Verbs(click.Group):
             raise click.UsageError(f"No verb {args[0]!r}.{nearest(args[0], VERBS)}", context)
         return super().resolve_command(context, args)
 
+    def invoke(self, context: click.Context) -> Any:
+        """As click's, but a reader (head, less) that has gone is no failure."""
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:  # caught further out, click would end with 1
+            _discard_output()
+            return 0
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs with their help, importing none."""
         with formatter.section("Verbs"):
@@ -80,8 +89,12 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the program."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    if sys.stdout is None:  # closed by the caller: the next file opened would be number 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stdout = os.fdopen(1, "w")
     code = _code(arguments)
-    results_are_out()
+    if arguments is None:  # called as a program, which ends now
+        results_are_out()
     sys.exit(code)
 
 
@@ -103,7 +116,14 @@ def _code(arguments: list[str] | None) -> int:
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader (head, less) has gone; nothing more to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"Error: {error.strerror}: the output cannot be written.", err=True)
+        _discard_output()
+        return 1
+
+
+def _discard_output() -> None:
+    """What is left to be written when the process ends has no reader."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

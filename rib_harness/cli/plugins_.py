@@ -31,9 +31,15 @@ if TYPE_CHECKING:
     from rib_harness.catalog import Plugin
     from rib_harness.registry import Registry
 
-#: Options that bring other packages: -r and --requirement, --group, and -e or --editable with a
-#: folder (alone it goes with NAME); short ones also after others, long ones also shortened.
-_BRINGS = re.compile(r"-[A-Zhnqvy]*(r|e.)|--requirem|--gr|--ed\w*=")
+#: Options of pip or uv that bring other packages (-e and --editable do with a folder; alone they go
+#: with NAME), change those that are there, or choose another environment. Short ones also stand
+#: after flags, such as -qr; pip takes long ones shortened, too.
+_ELSEWHERE = re.compile(
+    r"-[IUVhnqvy]*([rtpP]|e.)"
+    r"|--(requirem|gr|ed\w*=)"
+    r"|--(exact|upgrade-[gp]|reinstall-p)"
+    r"|--(ta|prefi|(root|python|system)(=|$))"
+)
 
 
 @click.group("plugins", cls=SubVerbs)
@@ -135,17 +141,17 @@ def installer_command(arguments: Sequence[str]) -> list[str]:
 
 
 def _checked(extra: tuple[str, ...]) -> tuple[str, ...]:
-    """What goes on to the installer: options that bring no other package."""
+    """What goes on to the installer: options that are for this plugin and environment."""
     for one in extra:
         if not one.startswith("-"):
             raise click.UsageError(
                 f"One plugin at a time, got also {one!r}. Options of the installer go behind --, "
                 "each in one word, such as --constraint=FILE."
             )
-        if _BRINGS.match(one):
+        if _ELSEWHERE.match(one):
             raise click.UsageError(
-                f"{one} would bring or remove other packages than the plugin: use the installer "
-                "itself."
+                f"{one} would change other packages than the plugin, or another environment than "
+                "this one: use the installer itself."
             )
     return extra
 
@@ -272,8 +278,12 @@ def load_apart(names: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: the process failed, or wrote something else; what happened is a sentence.
     """
-    said = os.environ.get("RIB_PLUGINS")
-    allowed = names if said is None else {*names} & {one.strip() for one in said.split(",")}
+    from rib_harness.loading import listed
+
+    allowed = set(names)
+    if "RIB_PLUGINS" in os.environ:
+        said = listed("RIB_PLUGINS", os.environ)
+        allowed &= {one.name for one in here() if {_normal(one.name), _canonical(one)} & said}
     environment = {k: v for k, v in os.environ.items() if k != "RIB_STRICT_PLUGINS"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", "from rib_harness.cli import main; main()",
@@ -285,12 +295,12 @@ def load_apart(names: Sequence[str]) -> list[dict[str, Any]]:
         last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
         raise ValueError(f"rib-harness does not start with it: exit code {done.returncode}; {last}")
     try:
-        listed: list[dict[str, Any]] = json.loads(done.stdout)
+        told: list[dict[str, Any]] = json.loads(done.stdout)
     except ValueError:
         raise ValueError(
             f"it writes to stdout while it is loaded, which is for results: {done.stdout[:60]!r}…"
         ) from None
-    return listed
+    return told
 
 
 def _bare(url: str) -> str:

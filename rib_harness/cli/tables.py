@@ -20,13 +20,23 @@ if TYPE_CHECKING:
     from rib_harness.statistics import Interval
 
 
+class _Console(Console):
+    """Leaves it to the program what becomes of a reader that has gone."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the BrokenPipeError is handled: rich would exit with 1."""
+        raise
+
+
 def console() -> Console:
-    """stdout; 80 columns where it is no terminal."""
-    width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None
+    """stdout; 80 columns where it is no terminal, and nowhere where it is closed."""
+    width = None
+    if sys.stdout is not None and sys.stdout.isatty():
+        width = shutil.get_terminal_size((80, 24)).columns
     if width is None:
         given = os.environ.get("COLUMNS", "")
         width = int(given) if given.isdigit() and int(given) > 0 else 80
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+    return _Console(width=width, markup=False, highlight=False, emoji=False)
 
 
 def printable(text: str) -> str:
