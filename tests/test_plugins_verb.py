@@ -185,9 +185,19 @@ def test_uv_where_uv_made_the_environment_else_pip(
 
 def test_without_any_installer_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment(tmp_path, "", monkeypatch)
-    monkeypatch.setattr(plugins_, "find_spec", lambda name: None)
+    monkeypatch.setattr(plugins_.metadata, "distributions", lambda **_: iter(()))
     with pytest.raises(RibError, match="has no pip, and uv did not make it"):
         plugins_.installer()
+
+
+def test_looking_for_the_installer_leaves_setuptools_as_it_was() -> None:
+    """`find_spec("pip")` makes setuptools take the process for pip, and refuse to be imported."""
+    code = (
+        "from rib_harness.cli.plugins_ import installer; installer(); import torch; "
+        "from torch.utils import cpp_extension"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # Never silently

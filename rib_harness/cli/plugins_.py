@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,8 @@ def installer() -> list[str]:
     lines = config.read_text(encoding="utf-8").splitlines() if config.exists() else []
     if any(line.partition("=")[0].strip() == "uv" for line in lines) and shutil.which("uv"):
         return ["uv", "pip"]
-    if find_spec("pip") is None:
+    # By metadata: to look for the module itself switches setuptools' distutils off (boft needs it).
+    if not any(metadata.distributions(name="pip")):
         raise RibError(
             f"The environment {sys.prefix} has no pip, and uv did not make it or is not on PATH. "
             "Install pip (python -m ensurepip) or uv."
