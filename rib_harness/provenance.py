@@ -41,7 +41,9 @@ def code_digest(package: str) -> str:
     Of what was made with a plugin under development it says whether its code is still the same.
     """
     digest = hashlib.sha256()
-    found = importlib.util.find_spec(package)
+    found = None
+    with suppress(ImportError, ValueError):  # of a notebook, or made by a program
+        found = importlib.util.find_spec(package)
     places = [Path(place) for place in found.submodule_search_locations or []] if found else []
     files = [(place, file) for place in places for file in sorted(place.rglob("*.py"))]
     if not places and found and found.origin:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -558,6 +559,14 @@ def test_why_explains_a_step_that_is_not_done_and_what_lies_behind_a_checkpoint(
         (document,) = json.loads(capsys.readouterr().out)
         assert (document["key"], document["done"]) == (new.key, False)
         assert document["differs"] == ["checkpoint.recipe.lr"]
+
+
+def test_the_code_of_a_notebook_has_a_digest_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rib_harness.provenance import code_digest
+
+    monkeypatch.setitem(sys.modules, "notebook_cells", type(sys)("notebook_cells"))  # no spec
+    assert code_digest("notebook_cells") == code_digest("no_such_package")
+    assert code_digest("notebook_cells") != code_digest("rib_harness")
 
 
 class Another:
