@@ -23,7 +23,7 @@ from rib_harness.catalog import FIRST_PARTY, Component, Plugin, Status, told
 from rib_harness.errors import PluginError, nearest
 from rib_harness.quiet import stdout_to_stderr
 from rib_harness.spec_checks import NAME, checked
-from rib_harness.specs import KINDS, Spec
+from rib_harness.specs import KINDS, BackboneSpec, Spec
 
 #: Imports that make every start slow; a plugin module leaves them to its targets.
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "transformers", "datasets", "tensorflow",
@@ -186,9 +186,11 @@ class Loader:
                 specs += [checked(spec, expected, hook) for spec in offered]
         seen: set[tuple[str, str]] = set()
         for spec in specs:
-            if (spec.kind, spec.name) in seen:
-                raise ValueError(f"two {spec.kind}s are called {spec.name!r}")
-            seen.add((spec.kind, spec.name))
+            variants = spec.variants if isinstance(spec, BackboneSpec) else ()
+            for name in (spec.name, *(variant.alias for variant in variants if variant.alias)):
+                if (spec.kind, name) in seen:
+                    raise ValueError(f"two {spec.kind}s are called {name!r}")
+                seen.add((spec.kind, name))
         return specs
 
     def _check_hook_names(self, module: ModuleType) -> None:

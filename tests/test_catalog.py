@@ -349,6 +349,14 @@ BROKEN: dict[str, tuple[str, str]] = {
         ),
         "BackboneSpec 'b': an alias is a short name, got 'digits/digits-vit'",
     ),
+    "alias-twice": (
+        returning(
+            "BackboneSpec(name='b', target='a.b:C', summary='', label_space=SPACE, "
+            "variants=(Variant(tag='t', alias='aa'), Variant(tag='u', alias='aa')))",
+            hook="register_backbones",
+        ),
+        "two backbones are called 'aa'",
+    ),
     "without-hookimpl": (
         methods("mine").replace("@hookimpl\n", ""),
         "'register_methods' is a hook's name, and without @hookimpl it is never called",
