@@ -74,7 +74,8 @@ def _installed(damaged: list[Plugin]) -> list[metadata.EntryPoint]:
                 continue  # found twice: it is the one that comes first on the path
             seen.add(canonicalize_name(name))
             found = distribution.entry_points.select(group=hookspecs.ENTRY_POINT_GROUP)
-            points += [point for point in found if _distribution(point)]
+            _ = distribution.version  # read later on, when nothing catches what it raises
+            points += found
         except Exception as error:
             if hookspecs.ENTRY_POINT_GROUP in text or _is_plugin(distribution):
                 damaged.append(Plugin(name, name, "", "broken", f"what its distribution says of "
@@ -83,7 +84,7 @@ def _installed(damaged: list[Plugin]) -> list[metadata.EntryPoint]:
 
 
 def _is_plugin(distribution: metadata.Distribution) -> bool:
-    """Whether one that cannot be read is a plugin: its files' bytes say so, or its folder."""
+    """Whether one that cannot be read is a plugin: the bytes of its file say so."""
     folder = getattr(distribution, "_path", None)
     with suppress(OSError):
         group = hookspecs.ENTRY_POINT_GROUP.encode()

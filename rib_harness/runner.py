@@ -167,7 +167,7 @@ def open_session(
     if config.offline:
         go_offline()
     catalog = catalog or load_catalog(block=config.no_plugin)
-    names = {plugin.name for plugin in catalog.plugins}
+    names = {name for p in catalog.plugins for name in (p.name, p.distribution)}
     unknown = [name for name in config.no_plugin if name not in names]
     if unknown:
         raise ConfigError(

@@ -483,8 +483,6 @@ def test_the_wheel_carries_the_index(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
-    if "No module named 'hatchling'" in done.stderr:
-        pytest.skip("hatchling is not installed")
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -561,6 +561,12 @@ def test_why_explains_a_step_that_is_not_done_and_what_lies_behind_a_checkpoint(
         assert document["differs"] == ["checkpoint.recipe.lr"]
 
 
+def test_a_plugin_is_left_out_by_its_distributions_name_too() -> None:
+    session = open_session(make_config(settings(no_plugin=["rib-plugin-runlog"])))
+    fates = {plugin.name: plugin.status for plugin in session.catalog.plugins}
+    assert fates["runlog"] == "blocked"
+
+
 def test_the_code_of_a_notebook_has_a_digest_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from rib_harness.provenance import code_digest
 
