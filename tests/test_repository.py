@@ -149,7 +149,14 @@ def test_every_hook_has_a_docstring_and_every_registration_hook_is_used() -> Non
         assert spec.kind in offered
 
 
+def test_uv_takes_every_package_of_the_repository_from_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {path.parent.name for path in (ROOT / "plugins").glob("*/pyproject.toml")}
+    assert set(project["tool"]["uv"]["sources"]) == {"rib-harness", *folders}
+
+
 def test_no_host_of_a_registry_and_no_lock_file_is_committed() -> None:
-    assert not (ROOT / "uv.lock").exists()
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    assert "uv.lock" not in tracked.stdout.split()
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[\w.+]+", line) for line in lines)
