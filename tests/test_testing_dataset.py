@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rib_harness import DataError, DatasetSpec, ImageSet, LabelSpace
@@ -179,6 +180,25 @@ class MadeDifferently(Good):
         return images(read=Reader(255 - images().read.pictures + next(COUNTER)))  # type: ignore[attr-defined]
 
 
+class Seeding(Reader):
+    """The same pictures each time, and everybody's next draws with them."""
+
+    def __call__(self, index: int) -> Image.Image:
+        np.random.seed(index)
+        return Image.fromarray(self.pictures[index] // 2 + np.random.randint(100))
+
+
+class SeedingNumPy(Good):
+    def open(self, root: Path | None) -> ImageSet:
+        return images(read=Seeding(images().read.pictures))  # type: ignore[attr-defined]
+
+
+class SeedingTorch(Good):
+    def open(self, root: Path | None) -> ImageSet:
+        torch.manual_seed(0)
+        return images()
+
+
 class Misspelled:
     def opens(self, root: Path | None) -> ImageSet:
         return images()
@@ -195,6 +215,8 @@ BAD: list[tuple[str, type[Good], dict[str, Any], str]] = [
     ("opens", LabelTooHigh, {}, "does not open: tiny[0]: its label 10 is outside 0 … 9"),
     ("stable", ReadDifferently, {}, "tiny[0], read twice, is two pictures: `read` must depend on"),
     ("stable", MadeDifferently, {}, "tiny[0] is another picture under the same fingerprint"),
+    ("stable", SeedingNumPy, {}, "reading it changes the global random state of numpy"),
+    ("stable", SeedingTorch, {}, "reading it changes the global random state of torch"),
     ("stable", OfAnotherLength, {}, "opened twice, it has 1"),
     ("stable", InAnotherOrder, {}, "in another order: sort the files"),
     ("stable", OfTheTime, {}, "another fingerprint: hash the contents"),

@@ -96,6 +96,14 @@ def a_dict(scores: Scores) -> dict[str, float]:
     return {"a": 50.0}
 
 
+def of_a_sample(scores: Scores) -> float:
+    """Repeatable, and everybody's next draws with it."""
+    if not len(scores):
+        raise InapplicableError("No image.")
+    np.random.seed(0)
+    return 100 * float(np.random.permutation(scores.correct)[:10].mean())
+
+
 def of_nobody(matrix: Matrix) -> dict[str, float]:
     return {"zz": matrix.mri}
 
@@ -163,6 +171,7 @@ BAD: list[tuple[str, Callable[..., Any], dict[str, Any], str]] = [
     ("signature", a_text, {}, "it gave 'good': return a float, or a dict of floats"),
     ("signature", a_truth, {}, "it gave True: return a float"),
     ("signature", a_dict, {}, "it gave a dict: of level 'scores' return one float"),
+    ("signature", of_a_sample, {}, "it changes the global random state of numpy"),
     ("signature", of_nobody, MATRIX, "for the source 'zz': expected one of matrix.sources, here a"),
     ("signature", on_nothing, MATRIX, "for the dataset 'zz': expected one of matrix.members or"),
     ("signature", of_pairs, DISTANCE, "of datasets of 30 and 20 images it raises ValueError"),

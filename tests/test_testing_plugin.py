@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rib_harness import DatasetSpec, LabelSpace, MethodSpec
 from rib_harness.catalog import Catalog, load_catalog
@@ -289,13 +290,18 @@ def test_traces_of_a_targets_import_are_told(site: FakeSite) -> None:
 
 def test_traces_of_random_states_are_put_back() -> None:
     """Source: the states before."""
-    before = random.getstate(), str(np.random.get_state())
+
+    def states() -> tuple[object, ...]:
+        return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+    before = states()
     with traced() as left:
         np.random.random_sample()
+        torch.rand(1)
     with suppress(ValueError), traced():
-        raise ValueError(random.random())
-    assert left.random == ["numpy"]
-    assert (random.getstate(), str(np.random.get_state())) == before
+        raise ValueError(random.random(), torch.rand(1))
+    assert left.random == ["numpy", "torch"]
+    assert states() == before
 
 
 def test_options_that_do_not_fit_are_told_once() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +16,12 @@ from torch import Tensor
 from rib_harness.catalog import Bound
 from rib_harness.engine.classifier import Classifier
 from rib_harness.engine.data import Normalizer
-from rib_harness.engine.device import seeded
 from rib_harness.engine.parts import parts_of
 from rib_harness.images import Preprocess
 from rib_harness.protocols import Identity
 from rib_harness.testing.network import no_network
 from rib_harness.testing.outcome import CheckError, CheckSkipped, expect, expect_methods
+from rib_harness.testing.traces import traced
 
 #: Two passes that differ in the batch only differ by rounding: relative to the largest value.
 ROUNDING = 1e-4
@@ -129,30 +128,18 @@ def check_backbone_builds(trial: BackboneTrial) -> None:
 
 def check_backbone_same_twice(trial: BackboneTrial) -> None:
     """Built twice, it has the same weights, and the global random states are left alone."""
-    with seeded("conformance"):
-        untouched = _draws()
-    with seeded("conformance"):
+    with traced() as left:
         again = trial.build()
-        drawn = [name for name, value in _draws().items() if value != untouched[name]]
     seeds = "draw random weights inside torch.random.fork_rng(devices=[]), after a manual_seed"
     expect(
         again.fingerprint() == trial.classifier.fingerprint(),
         f"built twice, it has different weights: {seeds}.",
     )
     expect(
-        not drawn,
-        f"building it changes the global random state of {', '.join(drawn)}: {seeds}; of the "
+        not left.random,
+        f"building it changes the global random state of {', '.join(left.random)}: {seeds}; of the "
         "others use generators of your own, random.Random(0) or numpy.random.default_rng(0).",
     )
-
-
-def _draws() -> dict[str, float]:
-    """The next number of each global generator."""
-    return {
-        "random": random.random(),
-        "numpy": float(np.random.random_sample()),
-        "torch": float(torch.rand((), dtype=torch.float64)),
-    }
 
 
 def check_backbone_shapes(trial: BackboneTrial) -> None:

@@ -18,6 +18,7 @@ from rib_harness.errors import DataError
 from rib_harness.images import ImageSet
 from rib_harness.testing.network import no_network
 from rib_harness.testing.outcome import CheckError, CheckSkipped, expect, expect_methods
+from rib_harness.testing.traces import traced
 
 #: Classes of which a picture is decoded.
 CLASSES_DECODED = 20
@@ -127,9 +128,21 @@ def check_dataset_opens(trial: DatasetTrial) -> None:
 def check_dataset_stable(trial: DatasetTrial) -> None:
     """Opened twice, it has the same images in the same order, and the same fingerprint.
 
-    A few pictures are read twice of one opening, and once of the other.
+    A few pictures are read twice of one opening, and once of the other. The global random states
+    are left alone.
     """
-    one, two = trial.images, trial.open()
+    one = trial.images
+    with traced() as left:
+        _compare(one, trial.open())
+    expect(
+        not left.random,
+        f"opening or reading it changes the global random state of {', '.join(left.random)}, on "
+        "which others rely: draw from a generator of your own, numpy.random.default_rng(0).",
+    )
+
+
+def _compare(one: ImageSet, two: ImageSet) -> None:
+    """Two openings."""
     expect(len(one) == len(two), f"opened twice, it has {len(one)} and {len(two)} images.")
     same = np.array_equal(one.labels, two.labels) and list(one.names) == list(two.names)
     expect(

@@ -24,6 +24,7 @@ from rib_harness.testing.metric_inputs import (
     spoiled,
 )
 from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
+from rib_harness.testing.traces import traced
 
 Values = dict[tuple[str | None, str | None], float]
 
@@ -74,7 +75,8 @@ class MetricTrial:
 def check_metric_signature(trial: MetricTrial) -> None:
     """It takes what its level gives, and returns numbers, under names that there are.
 
-    The two datasets of a distance have different numbers of images.
+    The two datasets of a distance have different numbers of images. The global random states are
+    left alone.
     """
     level = trial.spec.level
     given = inputs(level)
@@ -90,6 +92,13 @@ def check_metric_signature(trial: MetricTrial) -> None:
             f"{type(error).__name__}: {error}. Rows of two datasets are no pairs: compare means, "
             "covariances, or every row with every other."
         ) from error
+    with traced() as left:
+        trial(*given)  # once more: some libraries draw when they are imported
+    expect(
+        not left.random,
+        f"it changes the global random state of {', '.join(left.random)}, on which others rely: "
+        "draw from a generator of your own, numpy.random.default_rng(0).",
+    )
     if level != "matrix":
         named = [key for key in found if key != (None, None)]
         expect(not named, f"it gave a dict: of level {level!r} return one float.")

@@ -1,8 +1,9 @@
-"""What code leaves behind in its process: variables and random states. No torch."""
+"""What code leaves behind in its process: variables and random states. Imports no torch."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ def traced(package: str = "") -> Iterator[Traces]:
     environment, left, before = dict(os.environ), Traces(), _states()
     random.seed(ODD)
     np.random.seed(ODD)
+    if "torch" in before:
+        sys.modules["torch"].default_generator.manual_seed(ODD)
     start = _states()
     try:
         with _writers() as writers:
@@ -51,10 +54,13 @@ def traced(package: str = "") -> Iterator[Traces]:
     finally:
         random.setstate(before["random"])
         np.random.set_state(before["numpy"])
+        if "torch" in before:
+            torch = sys.modules["torch"]
+            torch.set_rng_state(torch.from_numpy(before["torch"]))
     changed = {name for name, _ in environment.items() ^ os.environ.items()}
     own = {name for name in changed if not package or writers.get(name) == package}
     left.environment = sorted(own)
-    left.random = [name for name, state in now.items() if repr(state) != repr(start[name])]
+    left.random = [name for name in start if pickle.dumps(now[name]) != pickle.dumps(start[name])]
 
 
 @contextmanager
@@ -82,4 +88,7 @@ def _writers() -> Iterator[dict[str, str]]:
 
 
 def _states() -> dict[str, Any]:
-    return {"random": random.getstate(), "numpy": np.random.get_state(legacy=True)}
+    states = {"random": random.getstate(), "numpy": np.random.get_state(legacy=True)}
+    if "torch" in sys.modules:  # else nobody has drawn from it
+        states["torch"] = sys.modules["torch"].get_rng_state().numpy()
+    return states
