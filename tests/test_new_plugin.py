@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
 
 from rib_harness.cli.new_plugin_ import LAYERS, class_name, render, valid
 from rib_harness.testing import run_cli
@@ -30,6 +32,7 @@ def test_it_writes_a_whole_package(kind: str, tmp_path: Path) -> None:
     own = "dataset" if kind == "suite" else kind
     assert {
         "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore",
+        ".github/workflows/tests.yml",
         "tests/test_conformance.py",
         "rib_plugin_my_own/__init__.py", "rib_plugin_my_own/plugin.py",
         f"rib_plugin_my_own/{own}.py",
@@ -47,7 +50,8 @@ def test_what_it_writes_is_valid_under_any_name(name: str, kind: str) -> None:
     """Source: Python's and TOML's own parsers; nothing of a template is left over."""
     texts = dict(render(name, kind))
     for path, text in texts.items():
-        assert not re.search(r"\{\{|\{%|%\}", text), path
+        # A workflow has braces of its own.
+        assert not re.search(r"(?<!\$)\{\{|\{%|%\}", text), path
         assert text.endswith("\n") and not text.endswith("\n\n"), path
         if path.endswith(".py"):
             ast.parse(text)
@@ -55,6 +59,12 @@ def test_what_it_writes_is_valid_under_any_name(name: str, kind: str) -> None:
     assert project["name"] == f"rib-plugin-{name}"
     package = f"rib_plugin_{name.replace('-', '_')}"
     assert project["entry-points"]["rib_harness"] == {name: f"{package}.plugin"}
+    job = yaml.safe_load(texts[".github/workflows/tests.yml"])["jobs"]["tests"]
+    for version in job["strategy"]["matrix"]["python"]:
+        assert version in SpecifierSet(project["requires-python"])
+    readme = texts["README.md"].splitlines()
+    run = [step["run"] for step in job["steps"] if "run" in step]
+    assert run and all(command in readme for command in run)
 
 
 @pytest.mark.parametrize("kind", KINDS)
