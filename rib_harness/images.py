@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rib_harness.errors import DataError
+from rib_harness.errors import ConfigError, DataError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -40,6 +40,17 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        for name, fits in (("mean", lambda x: 0 <= x <= 1), ("std", lambda x: x > 0)):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or len(value) != 3 or not all(map(fits, value)):
+                raise ConfigError(
+                    [
+                        f"Preprocess: expected {name} as three numbers, one a channel, of pixels "
+                        f"in 0 … 1, got {value!r}."
+                    ]
+                )
 
     def pixels(self, picture: Image.Image) -> NDArray[np.uint8]:
         """The input before normalisation: (3, size, size), uint8.
@@ -145,6 +156,11 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         n, k = len(self.labels), len(self.classes)
+        if not isinstance(self.labels, np.ndarray):
+            raise DataError(
+                f"expected labels as an int64 array (N,), got {type(self.labels).__name__}: "
+                "np.asarray(labels, dtype=np.int64)"
+            )
         for column in ("names", "source", "group"):
             came = len(getattr(self, column))
             if came != n:
@@ -158,9 +174,20 @@ class ImageSet:
             raise DataError(
                 f"{self.names[worst]}: its label {self.labels[worst]} is outside 0 … {k - 1}"
             )
-        ids = [i for ids in self.class_map for i in ids]
-        if len(set(ids)) != len(ids) or not all(self.class_map):
-            raise DataError("class_map needs at least one id a class, and each id once")
+        seen: dict[int, str] = {}
+        for name, ids in zip(self.classes, self.class_map, strict=True):
+            if not isinstance(ids, tuple | list) or not ids:
+                raise DataError(
+                    f"class_map: expected a tuple of ids for the class {name!r}, as (3,), got "
+                    f"{ids!r}"
+                )
+            for i in ids:
+                if i in seen:
+                    raise DataError(
+                        f"class_map: the id {i} is of {seen[i]!r} and of {name!r}; each may be "
+                        "in one class, once"
+                    )
+                seen[i] = name
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -180,7 +207,9 @@ class ImageSet:
             DataError: it cannot be decoded; the message names it.
         """
         try:
-            return self.read(int(index)).convert("RGB")
+            picture = self.read(int(index))
+            if isinstance(picture, Image.Image):
+                return picture.convert("RGB")
         except DataError:
             raise
         except Exception as error:
@@ -188,6 +217,10 @@ class ImageSet:
                 f"{self.names[index]}: this image cannot be decoded ({error}). "
                 "Replace it with a whole copy."
             ) from error
+        raise DataError(
+            f"{self.names[index]}: `read` gave {type(picture).__name__}, expected a PIL image: "
+            "Image.fromarray(…)"
+        )
 
     def shown(self, index: int) -> Image.Image:
         """The picture for people to see, as it was published."""

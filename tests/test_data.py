@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms
 
-from rib_harness import DataError, ImageSet, Preprocess
+from rib_harness import ConfigError, DataError, ImageSet, Preprocess
 from rib_harness.engine.data import Augment, Normalizer, Pixels, epoch_order, in_order
 from rib_harness.engine.labels import ClassMap
 from rib_harness.testing import TINY, tiny_images
@@ -155,7 +156,9 @@ def broken(**changes: object) -> ImageSet:
         ({"labels": np.array([0, -1, 2, 3])}, r"tiny\[1\]: its label -1 is outside"),
         ({"names": ["a"]}, "needs 4 names"),
         ({"class_map": ((0,),)}, "class_map needs 10 entries"),
-        ({"class_map": tuple((0,) for _ in range(10))}, "each id once"),
+        ({"class_map": tuple((0,) for _ in range(10))}, "id 0 is of 'class 0' and of 'class 1'"),
+        ({"class_map": tuple(range(10))}, r"a tuple of ids for the class 'class 0', .* got 0"),
+        ({"labels": [0, 1, 2, 3]}, r"expected labels as an int64 array \(N,\), got list"),
     ],
 )
 def test_a_wrong_set_names_what_is_wrong(changes: dict[str, object], text: str) -> None:
@@ -172,6 +175,27 @@ def test_an_image_that_does_not_decode_is_named() -> None:
         Pixels(images, TINY, pack=True)
 
 
+def test_what_is_no_picture_is_named() -> None:
+    images = broken(read=lambda index: np.zeros((8, 8, 3), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"tiny\[0\]: `read` gave ndarray, expected a PIL image"):
+        images.image(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mean": 0.5}, r"expected mean as three numbers, .* got 0\.5"),
+        ({"mean": (127.5, 127.5, 127.5)}, r"of pixels in 0 … 1, got \(127"),
+        ({"std": (0.2, 0.2, 0.0)}, r"expected std as three numbers"),
+    ],
+)
+def test_a_mean_and_a_std_are_of_three_channels_in_0_to_1(
+    changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Preprocess(size=8, **changes)  # type: ignore[arg-type]
+
+
 def test_a_damaged_pack_is_made_again(cache: Path) -> None:
     images = tiny_images(40, seed=11)
     order = in_order(40, 40)
@@ -183,6 +207,17 @@ def test_a_damaged_pack_is_made_again(cache: Path) -> None:
         made.write_bytes(damage)
         np.testing.assert_array_equal(read_all(Pixels(images, TINY, pack=True), order), expected)
     assert made.read_bytes() == whole
+
+
+def test_a_pack_of_pictures_that_are_read_otherwise_now_is_made_again() -> None:
+    """A dataset's code changed; the fingerprint, of its files, did not."""
+    images, order = tiny_images(40, seed=13), in_order(40, 40)
+    before = read_all(Pixels(images, TINY, pack=True), order)
+    changed = replace(images, read=lambda index: ImageOps.invert(images.image(index)))
+    for _ in range(2):
+        np.testing.assert_array_equal(
+            read_all(Pixels(changed, TINY, pack=True), order), 255 - before
+        )
 
 
 def test_without_room_for_a_pack_the_pictures_are_decoded_at_each_pass(
