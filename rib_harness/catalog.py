@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
@@ -36,7 +36,10 @@ from rib_harness.options import (
     spelled,
 )
 from rib_harness.quiet import stdout_to_stderr
-from rib_harness.specs import KINDS, BackboneSpec, Event, Spec, Variant
+from rib_harness.specs import KINDS, BackboneSpec, Event, MetricSpec, Spec, Variant
+
+if TYPE_CHECKING:
+    from rib_harness.images import ImageSet
 
 Status = Literal["ok", "broken", "incompatible", "conflict", "blocked"]
 
@@ -122,10 +125,12 @@ class Component:
 
     @property
     def signature(self) -> Signature:
-        """Its options. A suite has none."""
+        """Its options. A suite has none, nor has a metric: a run gives it its inputs."""
         if not self.spec.target:
             return Signature((), doc=self.spec.summary)
         whole = signature_of(self.spec.target, self.what)
+        if isinstance(self.spec, MetricSpec):
+            return Signature((), doc=whole.doc)
         fixed = self.spec.arguments
         return replace(whole, options=tuple(o for o in whole.options if o.parameter not in fixed))
 
@@ -223,6 +228,40 @@ class Bound:
                 arguments[option.parameter] = as_paths(arguments[option.parameter])
         with guarded(self.component.what):
             return target(**arguments)
+
+    def images(self, root: Path | None) -> ImageSet:
+        """The images of a dataset, opened.
+
+        Args:
+            root: the folder that holds datasets.
+
+        Raises:
+            DataError: its data are not there, or wrong.
+            PluginError: its code failed, or gave something else.
+        """
+        from rib_harness.images import ImageSet
+
+        dataset, what = self.build(), self.component.what
+        with guarded(what):
+            images = dataset.open(root)
+        if not isinstance(images, ImageSet):
+            raise PluginError(
+                f"{what}: open() gave {type(images).__name__}: return a rib_harness.ImageSet."
+            )
+        return images
+
+    def location(self, root: Path | None) -> str | None:
+        """Where a dataset's files lie, opening none; None if it does not say.
+
+        Raises:
+            DataError: they are not there.
+            PluginError: its code failed.
+        """
+        dataset = self.build()
+        if not hasattr(dataset, "locate"):
+            return None
+        with guarded(self.component.what):
+            return str(dataset.locate(root))
 
     def arguments(self) -> dict[str, Any]:
         """The options under the names of the target's parameters."""

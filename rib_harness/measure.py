@@ -18,6 +18,9 @@ from rib_harness.scores import Scores
 from rib_harness.specs import MetricSpec
 from rib_harness.store import Store
 
+#: Relative; what a value may lie outside its range by, since sums are rounded.
+ROUNDING = 1e-6
+
 
 class MissingFeaturesError(RibError):
     """The run has no features, or not of all of its cells."""
@@ -50,7 +53,7 @@ def measure(run: RunResult, store: Store, metric: Component) -> list[Value]:
         InapplicableError: it applies to nothing here.
         IncompleteError: a cell that it needs is missing.
         MissingFeaturesError: it needs features that were not kept.
-        PluginError: it gave something else than numbers.
+        PluginError: it gave something else than numbers, or one outside its range.
     """
     spec = metric.spec
     if not isinstance(spec, MetricSpec):
@@ -69,8 +72,21 @@ def measure(run: RunResult, store: Store, metric: Component) -> list[Value]:
             or not isinstance(one.value, Real)
             or not math.isfinite(one.value)
         ):
-            raise PluginError(f"{metric.what} gave {one.value!r}; expected a number.")
+            raise PluginError(f"{metric.what} gave {_shown(one.value)}; expected a number.")
+        low, high = spec.range
+        slack = ROUNDING * max(1.0, abs(one.value))
+        if not low - slack <= one.value <= high + slack:
+            raise PluginError(
+                f"{metric.what} gave {one.value:.6g}; its spec says range {low:g} … {high:g}. "
+                "One of the two is wrong."
+            )
     return [replace(one, value=float(one.value)) for one in values]
+
+
+def _shown(value: Any) -> str:
+    """A value that is no number: an array by its shape."""
+    shape = getattr(value, "shape", ())
+    return f"{type(value).__name__} of shape {tuple(shape)}" if shape else repr(value)
 
 
 def _flat(found: Any) -> Iterator[Value]:

@@ -30,7 +30,7 @@ from rib_harness.composition import (
     reads_of,
 )
 from rib_harness.config import Recipe, RunConfig, make_recipe
-from rib_harness.errors import ConfigError, DataError, RibError, nearest
+from rib_harness.errors import ConfigError, DataError, PluginError, RibError, nearest
 from rib_harness.identify import identity_of
 from rib_harness.images import ImageSet, Preprocess
 from rib_harness.known_answers import Expected
@@ -236,14 +236,17 @@ class _Planner:
             search=self.config.search,
         )
         for bound in backbones:
-            space = bound.spec.label_space
+            space, family = bound.spec.label_space, getattr(bound.spec, "family", False)
             if space != self.spec.label_space:
                 raise ConfigError(
                     [
                         f"The backbone {bound.label} is over {space.name} ({space.size} classes); "
-                        f"the suite {self.spec.name} needs {self.spec.label_space.name}."
+                        f"the suite {self.spec.name} is over {self.spec.label_space.name} "
+                        f"({self.spec.label_space.size} classes)."
+                        + (" Another set of classes needs a backbone plugin." if family else "")
                     ]
                 )
+        self._check_suite()
         for method in methods:
             check_composition(self.catalog, method, self.config.preset)
         self.options = self._dataset_options(
@@ -389,6 +392,43 @@ class _Planner:
                 expected[name] = Expected(facts.accuracy[name], whole, source=facts.source)
         return expected
 
+    def _check_suite(self) -> None:
+        """What a suite names twice would be counted twice; a stranger in `shares` is a typo.
+
+        Raises:
+            PluginError: its author has to mend it.
+        """
+        spec, what = self.spec, self.suite.what
+        names = [*spec.members, *spec.references]
+        ids = [self._bind("dataset", name).id for name in names]
+        problems = [
+            f"{name} is both a member and a reference"
+            if k < len(spec.members) and id in ids[len(spec.members) :]
+            else f"{name} is named twice"
+            for k, (name, id) in enumerate(zip(names, ids, strict=True))
+            if id in ids[k + 1 :]
+        ]
+        problems += [
+            f"`shares` names {name}, which is neither a member nor a reference"
+            f"{nearest(name, names).rstrip()}"
+            for group in spec.shares
+            for name in group
+            if name not in names
+        ]
+        if problems:
+            raise PluginError(f"{what}: {'; '.join(problems)}. That is for its author to mend.")
+
+    def _check_space(self, dataset: Bound) -> None:
+        """Before its images are looked for: they would be of no use."""
+        theirs, own = dataset.spec.label_space, self.spec.label_space
+        if theirs != own:
+            raise ConfigError(
+                [
+                    f"it is over {theirs.name} ({theirs.size} classes), the suite "
+                    f"{self.spec.name} over {own.name} ({own.size} classes)."
+                ]
+            )
+
     def _chosen_members(self) -> list[str]:
         known = list(self.spec.members)
         problems = [
@@ -417,9 +457,8 @@ class _Planner:
                 options = ", ".join(f"{one}={bound.explicit[one]}" for one in told)
                 self.notes.append(f"{name}: {options}")
             try:
-                dataset = bound.build()
-                with guarded(bound.component.what):
-                    images = dataset.open(self.config.data_root).limited(self.config.limit)
+                self._check_space(bound)
+                images = bound.images(self.config.data_root).limited(self.config.limit)
                 self._check_labels(name, images)
                 opened[name] = PlannedDataset(name, bound, images)
                 self.notes += [f"{name}: {note}" for note in images.notes]
@@ -440,7 +479,10 @@ class _Planner:
         worst = max(i for ids in images.class_map for i in ids)
         if worst >= size or min(i for ids in images.class_map for i in ids) < 0:
             raise ConfigError(
-                [f"its class map has the id {worst}; {self.spec.label_space.name} has {size}."]
+                [
+                    f"its class map has the id {worst}; {self.spec.label_space.name} has the ids "
+                    f"0 … {size - 1}."
+                ]
             )
 
     def _identify(self, bound: Bound) -> Identity:

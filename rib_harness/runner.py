@@ -415,11 +415,16 @@ class _Walk:
 
     def pretrained(self, backbone: PlannedBackbone) -> Classifier:
         """The untouched classifier, built once."""
+        from rib_harness.engine.classifier import misfit
+
         key = backbone.bound.id
         if key not in self._built:
             builder = backbone.bound.build()
             with guarded(backbone.bound.component.what):
-                classifier: Classifier = builder.build().eval()
+                classifier: Classifier = builder.build()
+                wrong = misfit(classifier, backbone.identity.classes)
+            if wrong:
+                raise PluginError(f"{backbone.bound.component.what}: {wrong}")
             if classifier.preprocess != backbone.identity.preprocess:
                 raise PluginError(
                     f"{backbone.bound.component.what}: its classifier's preprocessing is not that "

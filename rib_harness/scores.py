@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rib_harness.errors import InapplicableError, StoreError
+from rib_harness.errors import InapplicableError, PluginError, StoreError, nearest
 
 #: The columns of a scores file. Labels and predictions are indices into the set's classes.
 SCORES = pa.schema(
@@ -63,7 +63,16 @@ class Scores:
         return int(self.table.num_rows)
 
     def column(self, name: str) -> NDArray[Any]:
-        """One column, (N,)."""
+        """One column, (N,).
+
+        Raises:
+            PluginError: there is none of this name.
+        """
+        if name not in SCORES.names:
+            raise PluginError(
+                f"scores have no column {name!r}.{nearest(name, SCORES.names)} Columns: "
+                f"{', '.join(SCORES.names)}."
+            )
         array: NDArray[Any] = self.table.column(name).to_numpy(zero_copy_only=False)
         return array
 

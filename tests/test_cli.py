@@ -170,7 +170,7 @@ def test_plan_and_dry_run_compute_nothing(capsys: pytest.CaptureFixture[str]) ->
         (["run", "-m", "ft", "--device", "gpu"], 1, "expected cpu, cuda or mps, got 'gpu'"),
         (["run", "-m", "ft", "--config", "none.toml"], 1, "none.toml does not exist"),
         (["run", "-m", "ft", "--suite", "imagenet-rib"], 1, "use --data-root DIR"),
-        (["run", "-m", "ft", "-b", "timm:resnet18"], 1, "the suite digits-rib needs digits-11"),
+        (["run", "-m", "ft", "-b", "timm:resnet18"], 1, "the suite digits-rib is over digits-11"),
         (["run", "-m", "ft", "--no-plugin", "cl-methods"], 1, "cl-methods (blocked"),
         (["run", "-m", "cl-methods/ft", "--no-plugin", "cl-methods"], 1, "which is blocked"),
         (["run", "-m", "ft", "--requires", "rib-plugin-x>=0.3"], 1, "pip install 'rib-plugin-x"),

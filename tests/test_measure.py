@@ -6,10 +6,12 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -248,6 +250,25 @@ def test_a_number_that_is_none_is_the_plugins_mistake(store: Store) -> None:
             measure(run, store, metric("scores", lambda s, value=value: value))
 
 
+def test_a_number_outside_the_range_of_the_spec_is_the_plugins_mistake(store: Store) -> None:
+    """Source: the contract of `MetricSpec.range`; sums may be off by their rounding."""
+    run = run_of(store, "ft")
+    for value, fits in ((1.0, True), (1 + 1e-9, True), (-1e-9, True), (6.868, False), (-1, False)):
+        one = metric("scores", lambda s, value=value: value)
+        one = replace(one, spec=replace(one.spec, range=(0.0, 1.0)))
+        if fits:
+            assert measure(run, store, one)
+        else:
+            with pytest.raises(PluginError, match=rf"gave {value}; its spec says range 0 … 1"):
+                measure(run, store, one)
+
+
+def test_a_column_that_there_is_not_is_named(store: Store) -> None:
+    run = run_of(store, "ft")
+    with pytest.raises(PluginError, match=r"no column 'conf'\. Did you mean 'confidence'"):
+        measure(run, store, metric("scores", lambda s: s.column("conf").mean()))
+
+
 def test_a_metric_that_raises_names_itself(store: Store) -> None:
     """Source: the contract of `PluginError`."""
 
@@ -306,6 +327,21 @@ def test_all_metrics_say_what_is_left_out(store: Store, capsys: pytest.CaptureFi
     (mri,) = [row for row in rows if row["metric"] == "metrics/mri"]
     assert mri["value"] == run_of(store, "lwf").mri
     assert (mri["source"], mri["dataset"]) == (None, None)
+
+
+def test_of_all_metrics_one_that_fails_is_no_metric_that_does_not_apply(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Source: the house rule: exit code 1, the reason on stderr, what applies on stdout."""
+    spec = MetricSpec(name="probe", target="", summary="A test's.", level="scores")
+    catalog = catalog_with((spec, lambda scores: float("nan")))
+    monkeypatch.setattr("rib_harness.catalog.load_catalog", lambda **_: catalog)
+    arguments = ("--metric", "all", "--method", "lwf", "--format", "json")
+    call("--store", str(store.path), *arguments, expect=1)
+    said = capsys.readouterr()
+    assert "left out: probe" not in said.err
+    assert re.search(r"^Error: probe: .* gave nan; expected a number", said.err, re.MULTILINE)
+    assert "metrics/ece" in {row["metric"] for row in json.loads(said.out)}
 
 
 def test_a_metric_asked_for_by_name_that_does_not_apply_fails(

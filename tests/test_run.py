@@ -18,9 +18,11 @@ import rib_harness
 from rib_harness import (
     Classifier,
     ConfigError,
+    Identity,
     Location,
     MethodSpec,
     PartialFailureError,
+    Preprocess,
     RibError,
     Task,
 )
@@ -532,6 +534,75 @@ def test_a_component_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RIB_STRICT_PLUGINS", "1")
     with pytest.raises(ValueError, match="a bug"):
         execute(open_session(make_config(settings(method="broken")), catalog=catalog))
+
+
+class Flat(torch.nn.Module):
+    """Mean colours, as (N, 3) or (N, 3, 1, 1)."""
+
+    def __init__(self, keep: bool = False):
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3), keepdim=self.keep)
+
+
+PREPROCESS = Preprocess(size=8)
+
+
+@pytest.mark.parametrize(
+    ("built", "said"),
+    [
+        (torch.nn.Flatten(), r"build\(\) gave Flatten: return a rib_harness.Classifier"),
+        (Classifier(Flat(keep=True), torch.nn.Linear(3, 11), PREPROCESS),
+         r"its encoder gave \(1, 3, 1, 1\), expected \(N, D\)"),
+        (Classifier(Flat(), torch.nn.Linear(3, 10), PREPROCESS),
+         r"its head gave \(1, 10\), expected \(N, 11\), as its identity\(\) says"),
+    ],
+)  # fmt: skip
+def test_a_backbone_that_is_no_encoder_and_head_is_told(built: torch.nn.Module, said: str) -> None:
+    class Odd:
+        def identity(self) -> Identity:
+            return Identity("seed:0", PREPROCESS, 11)
+
+        def build(self) -> Any:
+            return built
+
+    base = load_catalog()
+    space = base.get("suite", "digits-rib").spec.label_space  # type: ignore[attr-defined]
+    spec = BackboneSpec(name="odd", target="", summary="", label_space=space, light=True)
+    session = open_session(make_config(settings(backbone="odd", method=[])),
+                           catalog=catalog_with((spec, Odd)))  # fmt: skip
+    with pytest.raises(rib_harness.PluginError, match=said):
+        execute(session)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"references": ("digits-a",)}, "digits-a is both a member and a reference"),
+        ({"members": ("digits-a", "digits/digits-a", "digits-r")}, "digits-a is named twice"),
+        ({"shares": (("digits-a", "digits-x"),)},
+         "`shares` names digits-x, which is neither a member nor a reference"),
+        ({"members": ("digits-a", "tens")},
+         r"tens: it is over tens \(10 classes\), the suite x-rib over digits-11 \(11 classes\)"),
+    ],
+)  # fmt: skip
+def test_a_suite_that_counts_twice_or_mixes_classes_is_refused(
+    changes: dict[str, Any], said: str
+) -> None:
+    class Unread:
+        def open(self, root: Path | None) -> Any:
+            raise AssertionError("classes are compared before images are looked for")
+
+    base = load_catalog()
+    good: Any = base.get("suite", "digits-rib").spec
+    spec = replace(good, **{"name": "x-rib", "shares": (), **changes})
+    tens = DatasetSpec(name="tens", target="", summary="", label_space=LabelSpace("tens", 10))
+    catalog = catalog_with((tens, Unread), (spec, None), base=base)
+    config = make_config({"suite": "x-rib", "method": "ft", "limit": 2})
+    with pytest.raises(RibError, match=said):
+        make_plan(config, catalog, Store("store"))
 
 
 def test_a_store_whose_first_process_was_killed_at_its_start_is_a_store() -> None:

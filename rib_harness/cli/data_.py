@@ -200,7 +200,7 @@ def verify(
 
     bound = _bound(name, no_plugin)
     with RichProgress() as progress:
-        images = bound.build().open(data_root)
+        images = bound.images(data_root)
         bar = progress.bar("decode", len(images) if everything else min(len(images), 500))
         try:
             report = check(images, everything=everything, advance=bar.advance)
@@ -217,11 +217,9 @@ def verify(
 @no_plugin
 def path(name: str, data_root: Path | None, no_plugin: tuple[str, ...]) -> None:
     """Print where a dataset lies."""
-    dataset = _bound(name, no_plugin).build()
-    if hasattr(dataset, "locate"):
-        click.echo(dataset.locate(data_root))
-        return
-    click.echo(dataset.open(data_root).location or "It is made when it is used; no folder.")
+    bound = _bound(name, no_plugin)
+    there = bound.location(data_root) or bound.images(data_root).location
+    click.echo(there or "It is made when it is used; no folder.")
 
 
 @command.command()
@@ -231,6 +229,7 @@ def path(name: str, data_root: Path | None, no_plugin: tuple[str, ...]) -> None:
 @no_plugin
 def make(name: str, data_root: Path | None, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     """Make a dataset from another one on this machine, e.g. imagenet-c from ImageNet val."""
+    from rib_harness.catalog import guarded
     from rib_harness.cli.show_progress import RichProgress
     from rib_harness.errors import DataError
     from rib_harness.files.verify import verify as check
@@ -239,8 +238,11 @@ def make(name: str, data_root: Path | None, as_json: bool, no_plugin: tuple[str,
     bound = _bound(name, no_plugin)
     dataset = bound.build()
     if not hasattr(dataset, "make"):
-        raise DataError(f"{bound.spec.name} cannot be made here; see rib-harness data info {name}")
-    with TerminateAsInterrupt(), RichProgress() as progress:
+        raise DataError(
+            f"{bound.spec.name} cannot be made here, from another dataset: put it below the data "
+            f"folder (rib-harness data prepare {name})."
+        )
+    with TerminateAsInterrupt(), RichProgress() as progress, guarded(bound.component.what):
         made = dataset.make(_needed(data_root), progress)
     _print(check(made), made.location, as_json)
 
@@ -262,16 +264,18 @@ def _needed(root: Path | None) -> Path:
 
 
 def _location(bound: Bound, root: Path | None) -> str:
-    """Where a dataset lies; empty if it is not here."""
-    from rib_harness.errors import RibError
+    """Where a dataset lies; empty if it is not here, or its code fails, which is told."""
+    from rib_harness.cli.tables import printable
+    from rib_harness.errors import PluginError, RibError
 
-    dataset = bound.build()
-    if not hasattr(dataset, "locate"):
-        return "made when used"
     try:
-        return str(dataset.locate(root))
+        there = bound.location(root)
+    except PluginError as error:
+        click.echo(printable(str(error)), err=True)
+        return ""
     except RibError:
         return ""
+    return "made when used" if there is None else there
 
 
 def _below(here: str, root: Path | None) -> str:

@@ -57,14 +57,14 @@ def command(
         raise RibError(f"No results in {path} match.")
     if form == "table" and out is not None:
         raise click.UsageError("--out needs a --format other than table.")
-    left_out: list[str] = []
+    failed: list[str] = []
     if metric:
-        _write(_metrics(results, catalog, metric, form, left_out), out)
+        _write(_metrics(results, catalog, metric, form, failed), out)
     elif form == "table":
         print_results(results, catalog)
     else:
         _write(_document(results, catalog, form), out)
-    if problems := [*left_out, *sorted(results.damaged)]:
+    if problems := [*failed, *sorted(results.damaged)]:
         raise RibError("\n".join(problems))
     if not results.complete:
         raise RibError(
@@ -87,7 +87,7 @@ def _document(results: Results, catalog: Catalog, form: str) -> str | bytes:
 
 
 def _metrics(
-    results: Results, catalog: Catalog, names: tuple[str, ...], form: str, left_out: list[str]
+    results: Results, catalog: Catalog, names: tuple[str, ...], form: str, failed: list[str]
 ) -> str:
     """Metrics of every run: CSV or JSON, or nothing more once a table each is printed.
 
@@ -96,13 +96,15 @@ def _metrics(
         catalog: where the metrics are.
         names: of the metrics; `all` is all that apply, the others are told on stderr.
         form: `"table"`, `"csv"` or `"json"`.
-        left_out: is told why a metric that was asked for by name has no value.
+        failed: is told why a metric that was asked for by name has no value, and what failed of
+            `all`.
     """
     import json
 
     from rib_harness.cli.tables import print_values
-    from rib_harness.errors import RibError
-    from rib_harness.measure import measure
+    from rib_harness.errors import InapplicableError, RibError
+    from rib_harness.matrix import IncompleteError
+    from rib_harness.measure import MissingFeaturesError, measure
     from rib_harness.results import csv_of
 
     if form not in ("table", "csv", "json"):
@@ -112,13 +114,16 @@ def _metrics(
     whole = "all" in names
     chosen = catalog.list("metric") if whole else [catalog.get("metric", n) for n in names]
     rows: list[dict[str, object]] = []
+    left_out: list[str] = []
+    without = (InapplicableError, IncompleteError, MissingFeaturesError)
     for component in chosen:
         for run in results:
             try:
                 values = measure(run, results.store, component)
             except RibError as error:
                 reason = f"{component.spec.name}: {error}"
-                left_out += [reason] if reason not in left_out else []
+                told = left_out if whole and isinstance(error, without) else failed
+                told += [reason] if reason not in told else []
                 continue
             head = {"run": run.id, "suite": run.record["suite"], "backbone": run.record["backbone"],
                     "method": run.method, "seed": run.record["seed"],
@@ -126,11 +131,9 @@ def _metrics(
             rows += [{**head, "source": v.source, "dataset": v.dataset, "value": v.value}
                      for v in values]  # fmt: skip
     if not rows:
-        raise RibError("\n".join(left_out) or "These metrics have no value here.")
-    if whole:
-        for reason in left_out:
-            click.echo(f"left out: {reason}", err=True)
-        left_out.clear()
+        raise RibError("\n".join([*left_out, *failed]) or "These metrics have no value here.")
+    for reason in left_out:
+        click.echo(f"left out: {reason}", err=True)
     if form == "table":
         print_values(rows, {c.id: c.spec for c in chosen})
         return ""

@@ -233,8 +233,8 @@ def _print_shared(arms: Sequence[Arm], results: Results) -> None:
         sources = [i for i in matrix.sources if matrix.shared(i, reference)]
         if sources:
             console().print(
-                f"forgot: {', '.join(sources)} are made from the photographs of {reference}, so "
-                "fine-tuning on them trains on these.",
+                f"forgot: {', '.join(sources)} {'is' if len(sources) == 1 else 'are'} made from "
+                f"the photographs of {reference}, so fine-tuning there trains on these.",
                 style="dim",
             )
 

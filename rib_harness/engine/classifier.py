@@ -74,6 +74,31 @@ class Classifier(nn.Module):
         return self
 
 
+def misfit(built: object, classes: int) -> str:
+    """What is wrong with what a backbone built; empty if it is an encoder and a head.
+
+    One black image goes through it, in eval mode, which stays.
+
+    Args:
+        built: by a backbone's `build`.
+        classes: logits that its `identity` says.
+    """
+    if not isinstance(built, Classifier):
+        return f"build() gave {type(built).__name__}: return a rib_harness.Classifier."
+    side = built.preprocess.size
+    with torch.no_grad():
+        features = built.eval().features(torch.zeros(1, 3, side, side))
+        if features.ndim != 2:
+            return (
+                f"its encoder gave {tuple(features.shape)}, expected (N, D): pool in it, or end "
+                "it with nn.Flatten()."
+            )
+        logits = tuple(built.head(features).shape)
+    if logits != (1, classes):
+        return f"its head gave {logits}, expected (N, {classes}), as its identity() says."
+    return ""
+
+
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a safetensors file strictly; floats are cast to the module's own precision.
 

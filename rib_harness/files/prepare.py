@@ -65,14 +65,14 @@ def prepare(bound: Bound, root: Path, wishes: Wishes, progress: Progress) -> Rep
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock", timeout=0):
-            there = _location(dataset, root)
+            there = _location(bound, root)
             if there is not None:
-                here = f"{name} is there already, in {there},"
-                return _check(here, dataset, root, wishes, progress)
+                here = f"{name} is there already, in {there}, and"
+                return _check(here, bound, root, wishes, progress)
             with _staging(root, name) as staging:
                 try:
                     _stage(bound, dataset, staging, root, wishes, progress)
-                    report = _check(name, dataset, staging, wishes, progress)
+                    report = _check(name, bound, staging, wishes, progress)
                 except DataError as error:  # in words of the place where it would have been
                     raise DataError(str(error).replace(str(staging), str(root))) from None
                 _move(staging, root, Path(report.location))
@@ -101,18 +101,16 @@ def home_of(bound: Bound, dataset: Any) -> Path:
     return Path(getattr(dataset, "home", "") or bound.spec.name)
 
 
-def _location(dataset: Any, root: Path) -> str | None:
+def _location(bound: Bound, root: Path) -> str | None:
     """Where the set lies; None if it is not there."""
     try:
-        if hasattr(dataset, "locate"):
-            return str(dataset.locate(root))
-        return str(dataset.open(root).location or root)
+        return bound.location(root) or bound.images(root).location or str(root)
     except DataError:
         return None
 
 
-def _check(name: str, dataset: Any, root: Path, wishes: Wishes, progress: Progress) -> Report:
-    images = dataset.open(root)
+def _check(name: str, bound: Bound, root: Path, wishes: Wishes, progress: Progress) -> Report:
+    images = bound.images(root)
     bar = progress.bar("check", min(len(images), 500))
     try:
         report = verify(images, advance=bar.advance)
@@ -156,8 +154,9 @@ def _stage(
     published = archives_of(bound)
     if not published:
         raise DataError(
-            f"{bound.spec.name} is not published as a file: give a folder with --from, or make it "
-            "(rib-harness data make)."
+            f"{bound.spec.name} is not published as a file: give a folder with --from"
+            + (", or make it (rib-harness data make)." if hasattr(dataset, "make") else ".")
+            + (f" {bound.spec.homepage}" if bound.spec.homepage else "")
         )
     if given:
         pairs = _matched(given, published, wishes)

@@ -80,7 +80,7 @@ def _open(
     own = f"{str(part.record['suite_id']).partition('/')[0]}/{text}"
     known = {component.id for component in catalog.list("dataset")}
     bound = catalog.bind("dataset", own if own.partition(":")[0] in known else text)
-    return bound, bound.build().open(data_root or config.data_root).limited(part.record["limit"])
+    return bound, bound.images(data_root or config.data_root).limited(part.record["limit"])
 
 
 def _check(name: str, opened: tuple[Bound, ImageSet], store: Store, key: str) -> None:
