@@ -242,6 +242,22 @@ def _collect(
                 close = re.sub(r"'([\w-]+)'", rf"'{prefix}\1'", nearest(name, known))
                 listed = ", ".join(prefix + one for one in known)
                 problems.append(f"{prefix}{name} is no setting.{close} Settings: {listed}.")
+            elif item["type"] in ("tuple_type", "string_type"):
+                hint = (
+                    " A model or a class is not taken as it is: give its weights as "
+                    "'timm:TAG,weights=FILE', or make it a plugin."
+                    if name.partition(".")[0] in ("backbone", "method")
+                    else ""
+                )
+                problems.append(
+                    f"{prefix}{name}: expected text, or several, got {_short(item['input'])}.{hint}"
+                )
             else:
-                problems.append(f"{prefix}{name}: {item['msg']}, got {item['input']!r}.")
+                problems.append(f"{prefix}{name}: {item['msg']}, got {_short(item['input'])}.")
         return None
+
+
+def _short(value: Any) -> str:
+    """A value for a message; of a long one its type."""
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else f"an object of {type(value).__name__}"

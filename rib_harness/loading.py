@@ -6,10 +6,13 @@ import json
 import re
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +26,7 @@ from rib_harness.catalog import FIRST_PARTY, Component, Plugin, Status, told
 from rib_harness.errors import PluginError, nearest
 from rib_harness.quiet import stdout_to_stderr
 from rib_harness.spec_checks import NAME, checked
-from rib_harness.specs import KINDS, BackboneSpec, Spec
+from rib_harness.specs import KINDS, BackboneSpec, LabelSpace, Spec, Variant
 
 #: Imports that make every start slow; a plugin module leaves them to its targets.
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "transformers", "datasets", "tensorflow",
@@ -140,11 +143,14 @@ class Loader:
                 module = point.load()
             api = getattr(module, "RIB_PLUGIN_API", None)
             if isinstance(api, bool) or api != hookspecs.PLUGIN_API:
-                said = "does not say RIB_PLUGIN_API" if api is None else f"is for API {api!r}"
+                speaks = f"this rib-harness speaks API {hookspecs.PLUGIN_API}"
                 self.refuse(
                     point,
                     "incompatible",
-                    f"{point.value} {said}; this rib-harness speaks API {hookspecs.PLUGIN_API}",
+                    f"{point.value} is for API {api!r}; {speaks}"
+                    if api is not None
+                    else f"{point.value} does not say RIB_PLUGIN_API; {speaks}: write "
+                    f"RIB_PLUGIN_API = {hookspecs.PLUGIN_API} in it, if it is made for that",
                     **facts(),
                 )
                 return
@@ -159,7 +165,8 @@ class Loader:
                 if isinstance(error, SystemExit):
                     raise RuntimeError(f"{point.value} called sys.exit at import") from error
                 raise
-            self.refuse(point, "broken", told(error), **facts())
+            package = re.split(r"[.:]", point.value)[0]
+            self.refuse(point, "broken", told(error) + _hint(error, package), **facts())
             return
         offered: dict[str, tuple[str, ...]] = {}
         for kind in KINDS:
@@ -210,6 +217,20 @@ class Loader:
                     f"{name!r} is a hook's name, and without @hookimpl it is never called: put "
                     "@hookimpl (from rib_harness) above it"
                 )
+
+
+def _hint(error: BaseException, package: str) -> str:
+    """Where in a package's own code it was raised, and what a misspelled field may have meant."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [f for f in frames if str(f.f_globals.get("__name__")).partition(".")[0] == package]
+    place = ""
+    if own:
+        last = traceback.extract_tb(error.__traceback__)[frames.index(own[-1])]
+        place = f" ({Path(last.filename).name}, line {last.lineno})"
+    typo = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", told(error))
+    classes = [*hookspecs.REGISTRATION.values(), Variant, LabelSpace] if typo else []
+    known = {one.__name__: [f.name for f in fields(one)] for one in classes}
+    return place + (nearest(typo.group(2), known.get(typo.group(1), ())) if typo else "")
 
 
 def listed(variable: str, environ: Mapping[str, str]) -> set[str]:

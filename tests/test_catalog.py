@@ -371,7 +371,11 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "unknown-field": (
         returning("MethodSpec(name='m', target='a.b:C', summary='', colour='red')"),
-        "unexpected keyword argument 'colour'",
+        "unexpected keyword argument 'colour' (fake_rib_plugin_broken_broken.py, line ",
+    ),
+    "misspelled-field": (
+        returning("MethodSpec(name='m', target='a.b:C', sumary='')"),
+        ") Did you mean 'summary'?",
     ),
 }
 
@@ -418,7 +422,9 @@ def test_a_plugin_for_another_api_is_incompatible(api: str, said: str, site: Sit
     site.add("good", methods("mine"))
     catalog = site.load()
     assert fates(catalog) == {"good": "ok", "other": "incompatible"}
-    assert catalog.plugins[1].reason == f"{module} {said}; this rib-harness speaks API 1"
+    reason = f"{module} {said}; this rib-harness speaks API 1"
+    todo = "" if api else ": write RIB_PLUGIN_API = 1 in it, if it is made for that"
+    assert catalog.plugins[1].reason == reason + todo
     assert ids(catalog) == ["good/mine"]
 
 
@@ -612,7 +618,8 @@ def test_a_component_of_a_broken_plugin_fails_with_the_plugins_own_error(site: S
         catalog.get("method", "hurt/mine")
     assert str(caught.value) == (
         "The method 'hurt/mine' belongs to the plugin 'hurt' (rib-plugin-hurt 0.4), which is "
-        "broken: ModuleNotFoundError: No module named 'no_such_package'"
+        "broken: ModuleNotFoundError: No module named 'no_such_package' "
+        "(fake_rib_plugin_hurt_hurt.py, line 1)"
     )
     with pytest.raises(UnknownComponentError, match=r"may offer it: hurt \(broken: Module"):
         catalog.get("method", "mine")

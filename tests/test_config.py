@@ -363,3 +363,15 @@ def test_requirements_are_checked_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="requires rib-harness>=99"):
         open_session(config)
     assert not (tmp_path / "s").exists()
+
+
+def test_an_object_where_a_reference_belongs_is_told_in_one_line() -> None:
+    class Net:
+        def __repr__(self) -> str:
+            return "Net(\n  (0): Linear()\n)"
+
+    with pytest.raises(ConfigError) as caught:
+        make_config({"backbone": Net(), "method": 3.5})
+    backbone, method = caught.value.problems
+    assert backbone.startswith("backbone: expected text, or several, got an object of Net. A model")
+    assert method.startswith("method: expected text, or several, got 3.5.")
