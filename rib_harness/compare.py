@@ -184,9 +184,11 @@ class Comparison:
     def notes(self) -> list[str]:
         """What a reader should know before believing a difference."""
         notes = []
+        named = {"method", "backbone"}  # in the heads; with another backbone, its weights too
+        named |= {"weights"} if self.a.backbone != self.b.backbone else set()
         for name in (*FIXED, *WISHED, "shares"):
             ours, theirs = self.a.record.get(name), self.b.record.get(name)
-            if ours != theirs and name not in ("method", "backbone", "weights"):
+            if ours != theirs and name not in named:
                 notes.append(f"they differ in {name}: {_differing(ours, theirs)}")
         for letter, arm in (("A", self.a), ("B", self.b)):
             if len(arm.record["sources"]) != len(arm.record["suite_members"]):

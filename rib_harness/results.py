@@ -213,6 +213,10 @@ def describe_recipe(recipe: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+#: Letters of a digest that tell two files apart: `sha256:` and eight of its own.
+WEIGHTS_SHOWN = 15
+
+
 class Results(Sequence[RunResult]):
     """The results of one run or of a whole store.
 
@@ -295,6 +299,12 @@ class Results(Sequence[RunResult]):
             self.damaged |= {str(error)}
             return None
 
+    def backbone_of(self, run: RunResult) -> str:
+        """A run's backbone, with its weights where another run's of that name has others."""
+        name, weights = run.record["backbone"], run.record["weights"]
+        named = {r.record["weights"] for r in self._runs if r.record["backbone"] == name}
+        return f"{name} · weights {weights[:WEIGHTS_SHOWN]}" if len(named) > 1 else str(name)
+
     def rows(self) -> list[dict[str, Any]]:
         """One row a cell: the long form, for data frames and CSV."""
         rows = []
@@ -304,6 +314,7 @@ class Results(Sequence[RunResult]):
                 "run": run.id,
                 "suite": record["suite"],
                 "backbone": record["backbone"],
+                "weights": record["weights"],
                 "method": record["method"],
                 "seed": record["seed"],
                 "preset": record["preset"],
@@ -356,7 +367,8 @@ class Results(Sequence[RunResult]):
         parts = []
         for run in self._runs:
             m, record = run.matrix, run.record
-            title = f"**{record['suite']}** · {record['backbone']} · {run.method or 'untouched'}"
+            title = f"**{record['suite']}** · {self.backbone_of(run)}"
+            title += f" · {run.method or 'untouched'}"
             if record["seed"] is not None:
                 title += f" · seed {record['seed']}"
             if record["limit"] is not None:

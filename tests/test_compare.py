@@ -24,7 +24,7 @@ from rib_harness.arms import arms_of
 from rib_harness.compare import Comparison, Side, compare, find_side
 from rib_harness.config import Recipe
 from rib_harness.errors import RibError
-from rib_harness.results import collect
+from rib_harness.results import Results, collect
 from rib_harness.scores import SCORES, Scores
 from rib_harness.store import RUN_FORMAT, Store, key_of
 
@@ -320,6 +320,24 @@ def test_a_pair_shares_the_recipe_if_it_can(tmp_path: Path) -> None:
     write(lone, rows_of(3), method="lwf", recipe={"lr": 0.5})
     (one,) = sides(lone, "ft", "lwf")
     assert "they differ in recipe: lr 0.01 and 0.5" in one.notes
+
+
+def test_other_weights_of_one_name_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A weights file that was written again under its name."""
+    made = Store(tmp_path / "s")
+    for seed, weights in ((1, "sha256:aaaa000011112222"), (2, "sha256:bbbb000011112222")):
+        write(made, rows_of(seed), weights=weights)
+    one, two = (run.id for run in collect(made))
+    (compared,) = compare(find_side(one, made), find_side(two, made))
+    assert any(note.startswith("they differ in weights: ") for note in compared.notes)
+    for form in ("table", "md"):
+        assert cli._code(["results", "--store", str(made.path), "--format", form]) == 0
+        out = capsys.readouterr().out
+        for line in ("net · weights sha256:aaaa0000", "net · weights sha256:bbbb0000"):
+            assert re.search(rf"{line}(\n| ·)", out)
+    assert "weights" not in Results(collect(made)[:1]).to_markdown()
 
 
 def test_a_pair_of_backbones_shares_the_recipe_if_it_can(tmp_path: Path) -> None:

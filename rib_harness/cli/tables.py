@@ -76,13 +76,23 @@ def print_results(results: Results, catalog: Catalog) -> None:
     together: dict[tuple[str, ...], list[RunResult]] = {}
     for run in results:
         record = run.record
-        parts = ("suite", "backbone", "limit", "members", "preset", "recipe", "notes", "expected")
+        parts = (
+            "suite",
+            "backbone",
+            "weights",
+            "limit",
+            "members",
+            "preset",
+            "recipe",
+            "notes",
+            "expected",
+        )
         key = (*(str(record.get(part)) for part in parts), str(record["cells"]["pre"]))
         together.setdefault(key, []).append(run)
     for runs in together.values():
         trained = [run for run in runs if run.method is not None]
         for columns in _that_fit(trained, runs[0]):
-            _print_matrix(runs[0], columns)
+            _print_matrix(runs[0], columns, results.backbone_of(runs[0]))
         if trained:
             _print_summary(Results(trained, results.store), catalog)
         choices = [line for run in trained for line in run.describe_choices()]
@@ -108,11 +118,11 @@ def _that_fit(runs: Sequence[RunResult], first: RunResult) -> list[list[RunResul
     return portions
 
 
-def _print_matrix(first: RunResult, runs: Sequence[RunResult]) -> None:
+def _print_matrix(first: RunResult, runs: Sequence[RunResult], backbone: str) -> None:
     from rib_harness.results import describe_recipe, known
 
     record, matrix = first.record, first.matrix
-    title = f"{record['suite']} · {record['backbone']}"
+    title = f"{record['suite']} · {backbone}"
     if record["limit"] is not None:
         title += f" · limit {record['limit']} a class"
     if len(matrix.sources) not in (0, len(record["suite_members"])):
