@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from rib_harness import cli
+from rib_harness import DatasetSpec, LabelSpace, cli
 from rib_harness.config import Recipe
+from rib_harness.testing import catalog_with
 
 SMALL = ["-b", "digits-conv", "-d", "digits-a", "-d", "digits-r", "--limit", "2",
          "--set", "recipe.epochs=1", "--store", "store"]  # fmt: skip
@@ -309,3 +311,49 @@ def test_a_reader_that_has_gone_is_no_failure(asked: str) -> None:
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+class Failing:
+    """A dataset whose code has mistakes of its own."""
+
+    def locate(self, root: Path | None) -> str:
+        raise KeyError("folder")
+
+    def open(self, root: Path | None) -> Any:
+        raise FileNotFoundError("labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["data", "list"], 0, "'testing/failing' failed: KeyError: 'folder'"),
+        (["data", "info", "failing"], 0, "'testing/failing' failed: KeyError: 'folder'"),
+        (["data", "path", "failing"], 1, "'testing/failing' failed: KeyError: 'folder'"),
+        (["data", "verify", "failing"], 1, "failed: FileNotFoundError: labels.csv"),
+        (["data", "prepare", "failing", "--data-root", "d"], 1, "failed: KeyError: 'folder'"),
+        (["data", "make", "failing", "--data-root", "d"], 1, "failing cannot be made here"),
+    ],
+)
+def test_a_dataset_whose_code_fails_is_one_message_in_every_verb_of_data(
+    arguments: list[str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    spec = DatasetSpec(name="failing", target="", summary="", label_space=LabelSpace("tens", 10))
+    catalog = catalog_with((spec, Failing))
+    monkeypatch.setattr("rib_harness.catalog.load_catalog", lambda **_: catalog)
+    monkeypatch.chdir(tmp_path)
+    assert cli._code(arguments) == code
+    told = capsys.readouterr()
+    assert said in " ".join(told.err.split())
+    assert code or "digits-a" in told.out or "testing/failing" in told.out
+
+
+def test_a_metrics_inputs_are_no_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._code(["show", "ece"]) == 0
+    assert "Scores" not in capsys.readouterr().out
+    assert cli._code(["show", "ece", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["options"] == []
