@@ -12,6 +12,7 @@ import logging
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -252,6 +253,12 @@ class Registry:
         """
         found = self.find(name) or next((e for e in self.entries if name in e.plugins), None)
         if found is None:
+            own = f"rib-plugin-{name.removeprefix('rib-plugin-')}"
+            with suppress(metadata.PackageNotFoundError):
+                raise RibError(
+                    f"{own} {metadata.version(own)} is installed, and not in the registry. "
+                    "registry/README.md says how it gets in."
+                )
             known = [*self._by_name, *(plugin for e in self.entries for plugin in e.plugins)]
             raise RibError(
                 f"The registry knows no plugin {name!r}.{nearest(name, known)} "

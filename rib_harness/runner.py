@@ -654,7 +654,8 @@ class _Walk:
             if not steps:
                 return
             classifiers = {step.key: self.load(step.model, step.backbone) for step in steps}
-            label = f"evaluate {len(steps)} on {dataset.name}"
+            these = f"{len(steps)} models" if len(steps) > 1 else "1 model"
+            label = f"evaluate {these} on {dataset.name}"
             bar = self.progress.bar(label, len(dataset.images))
             begun = time.monotonic()
             try:

@@ -229,6 +229,7 @@ def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(
     assert running.returncode == 130
     assert out == ""
     assert re.search(r"Stopped\. \d+ of 11 steps are kept in store; the same command", err)
+    assert re.search(r"^digits-conv/ft/digits-[ar]/seed0: stopped; loss ", err, re.MULTILINE)
     assert "Traceback" not in err
     assert list(Path("store").glob("work/*/*/state-0.safetensors"))
     call(*arguments)

@@ -310,6 +310,9 @@ def test_an_entry_is_found_by_distribution_or_plugin() -> None:
         assert known.get(name) == entry()
     with pytest.raises(RibError, match="Did you mean 'rib-plugin-x'"):
         known.get("rib-plugin-xx")
+    for name in ("rib-plugin-digits", "digits"):
+        with pytest.raises(RibError, match=r"rib-plugin-digits .* is installed, and not in the"):
+            known.get(name)
 
 
 @pytest.mark.parametrize("name", ["lwf", "cl-methods/lwf"])

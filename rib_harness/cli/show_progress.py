@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
@@ -82,8 +83,9 @@ class _Bar:
         return " · ".join([*parts, f"{speed:,.0f} {self.unit}/s"])
 
     def close(self) -> None:
-        """Leave a line behind, if anything was done."""
+        """Leave a line behind, if anything was done; called while an error goes up, it says so."""
         if self.shown._rich is not None and self.task is not None:
             self.shown._rich.remove_task(self.task)
         if self.units:
-            self.shown.say(f"{self.label}: {self.text()}")
+            stopped = "stopped; " if sys.exc_info()[0] is not None else ""
+            self.shown.say(f"{self.label}: {stopped}{self.text()}")
