@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -58,7 +59,7 @@ def measure(run: RunResult, store: Store, metric: Component) -> list[Value]:
     spec = metric.spec
     if not isinstance(spec, MetricSpec):
         raise TypeError(spec)
-    compute = load_target(spec.target, metric.what)
+    compute = partial(load_target(spec.target, metric.what), **spec.arguments)
     with guarded(metric.what):
         if spec.level == "matrix":
             values = list(_flat(compute(run.matrix)))

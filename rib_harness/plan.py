@@ -432,8 +432,8 @@ class _Planner:
     def _chosen_members(self) -> list[str]:
         known = list(self.spec.members)
         problems = [
-            f"The suite {self.spec.name} has no member {name!r}.{nearest(name, known)} "
-            f"Members: {', '.join(known)}."
+            f"The suite {self.spec.name} has no member {name!r}."
+            f"{self._elsewhere(name) or nearest(name, known)} Members: {', '.join(known)}."
             for name in self.config.dataset
             if name not in known
         ]
@@ -448,6 +448,26 @@ class _Planner:
                 ]
             )
         return chosen
+
+    def _elsewhere(self, name: str) -> str:
+        """How to use a dataset that is no member of this suite; empty if it is none."""
+        found = {
+            c.id: c.spec.role  # type: ignore[attr-defined]
+            for c in self.catalog.list("dataset")
+            if name in (c.id, c.spec.name)
+        }
+        if not found:
+            return ""
+        suites = [
+            suite.spec.name
+            for suite in self.catalog.list("suite")
+            if {name, *found} & set(suite.spec.members)  # type: ignore[attr-defined]
+        ]
+        if suites:
+            return f" It is a member of {', '.join(suites)}: --suite {suites[0]}."
+        if "shifted" in found.values():
+            return " It is a dataset; a suite of your own may have it as a member."
+        return f" It is a dataset with the role {next(iter(found.values()))!r}."
 
     def _open(self, names: Sequence[str]) -> dict[str, PlannedDataset]:
         opened, problems = {}, []

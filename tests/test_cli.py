@@ -163,6 +163,8 @@ def test_plan_and_dry_run_compute_nothing(capsys: pytest.CaptureFixture[str]) ->
         (["run", "-m", "ft", "--suite", "digit-rib"], 1, "Did you mean 'digits-rib'"),
         (["run", "-m", "ft", "-b", "digits-vti"], 1, "Did you mean 'digits-vit'"),
         (["run", "-m", "ft", "-d", "digits-q"], 1, "has no member 'digits-q'"),
+        (["run", "-m", "ft", "-d", "imagenet-a"], 1, "It is a member of imagenet-rib"),
+        (["run", "-m", "ft", "-d", "digits-train"], 1, "It is a dataset with the role 'train'"),
         (["run", "-m", "ft", "-d", "digits-a"], 1, "name at least two members"),
         (["run", "-m", "ft", "--set", "lr=1"], 2, "--set: expected recipe.KEY=VALUE, got 'lr=1'"),
         (["run", "-m", "ft", "--set", "recipe.precision=fp8"], 1, "fp32', 'bf16' or 'fp16'"),
