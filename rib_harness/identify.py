@@ -25,8 +25,12 @@ from rib_harness.protocols import Identity
 from rib_harness.store import key_of, write_atomically
 
 
-def identity_of(bound: Bound) -> Identity:
+def identity_of(bound: Bound, *, again: bool = False) -> Identity:
     """The backbone's identity.
+
+    Args:
+        bound: the backbone.
+        again: ask, whatever was kept: a file on the Hub may have another one behind its name now.
 
     Raises:
         RibError: what the backbone raises, e.g. for a missing weights file.
@@ -41,7 +45,7 @@ def identity_of(bound: Bound) -> Identity:
         "code": _versions(bound.component.plugin.distribution),
     }
     path = cache_dir("identities") / f"{key_of(question)}.json"
-    kept = _kept(path)
+    kept = None if again else _kept(path)
     if kept is not None:
         return kept
     identity = bound.build().identity() if "torch" in sys.modules else _ask_child(bound)

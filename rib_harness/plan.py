@@ -393,12 +393,12 @@ class _Planner:
         return expected
 
     def _check_suite(self) -> None:
-        """What a suite names twice would be counted twice; a stranger in `shares` is a typo.
+        """What a suite names twice would be counted twice.
 
         Raises:
             PluginError: its author has to mend it.
         """
-        spec, what = self.spec, self.suite.what
+        spec = self.spec
         names = [*spec.members, *spec.references]
         ids = [self._bind("dataset", name).id for name in names]
         problems = [
@@ -408,15 +408,10 @@ class _Planner:
             for k, (name, id) in enumerate(zip(names, ids, strict=True))
             if id in ids[k + 1 :]
         ]
-        problems += [
-            f"`shares` names {name}, which is neither a member nor a reference"
-            f"{nearest(name, names).rstrip()}"
-            for group in spec.shares
-            for name in group
-            if name not in names
-        ]
         if problems:
-            raise PluginError(f"{what}: {'; '.join(problems)}. That is for its author to mend.")
+            raise PluginError(
+                f"{self.suite.what}: {'; '.join(problems)}. That is for its author to mend."
+            )
 
     def _check_space(self, dataset: Bound) -> None:
         """Before its images are looked for: they would be of no use."""

@@ -32,6 +32,7 @@ from rib_harness.errors import (
     nearest,
 )
 from rib_harness.files.download import go_offline
+from rib_harness.identify import identity_of
 from rib_harness.images import Preprocess
 from rib_harness.known_answers import Miss, misses
 from rib_harness.matrix import Cell
@@ -429,6 +430,14 @@ class _Walk:
                 raise PluginError(
                     f"{backbone.bound.component.what}: its classifier's preprocessing is not that "
                     "of its identity()."
+                )
+            with guarded(backbone.bound.component.what):
+                weights = identity_of(backbone.bound, again=True).weights
+            if weights != backbone.identity.weights:
+                raise RibError(
+                    f"The weights of {backbone.bound.label} are others than when this run was "
+                    f"planned, {weights} instead of {backbone.identity.weights}. The same command "
+                    "again plans with these."
                 )
             self._built[key] = classifier.requires_grad_(False)
         return self._built[key]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import rib_harness.testing
-from rib_harness import MethodSpec, MetricSpec
+from rib_harness import DatasetSpec, LabelSpace, MethodSpec, MetricSpec
 from rib_harness.catalog import Catalog, load_catalog
 from rib_harness.errors import ConfigError, PluginError
 from rib_harness.testing import (
@@ -85,6 +85,28 @@ def test_a_distribution_is_found_too() -> None:
 def test_an_unknown_plugin_is_told_with_the_nearest() -> None:
     with pytest.raises(PluginError, match=r"No plugin is called 'digit'\. Did you mean 'digits'"):
         checks_of("digit")
+
+
+def test_the_data_root_is_that_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Source: what a dataset is opened with. One that is given wins; an empty variable is none."""
+    roots = []
+
+    class Mine:
+        def open(self, root: Path | None) -> Any:
+            roots.append(root)
+
+    spec = DatasetSpec(
+        name="mine", target="", summary="It.", license="MIT", label_space=LabelSpace("tens", 10)
+    )
+    catalog = catalog_with((spec, Mine), base=Catalog())
+    for variable, given in ((str(tmp_path), None), (str(tmp_path), Path("given")), ("", None)):
+        monkeypatch.setenv("RIB_DATA_ROOT", variable)
+        checks = {c.id: c for c in checks_of("testing", catalog, data_root=given)}
+        with pytest.raises(CheckError, match="open\\(\\) gave NoneType"):
+            checks["dataset/mine/opens"].run()
+    assert roots == [tmp_path, Path("given"), None]
 
 
 def test_a_reference_to_another_plugins_component_is_refused() -> None:
@@ -171,9 +193,9 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_verb_shows_what_passes() -> None:
     done = run_cli("check-plugin", "testing", "--neutral", "mine=ft")
     assert (done.code, done.err) == (0, "")
-    assert re.search(r"^ method/mine +12 +$", done.out, re.MULTILINE)
+    assert re.search(r"^ method/mine +13 +$", done.out, re.MULTILINE)
     assert "skipped: plugin: light, fast, " in done.out
-    assert done.out.endswith("\n14 ok, 6 skipped\n")  # it is in no package
+    assert done.out.endswith("\n15 ok, 6 skipped\n")  # it is in no package
 
 
 @pytest.mark.usefixtures("offered")
@@ -181,7 +203,7 @@ def test_the_verb_shows_what_fails() -> None:
     done = run_cli("check-plugin", "testing", "--neutral", "mine=pretrained")
     assert done.code == 1
     assert "mine should give what pretrained gives" in " ".join(done.out.split())
-    assert done.out.endswith("\n13 ok, 1 failed, 6 skipped\n")
+    assert done.out.endswith("\n14 ok, 1 failed, 6 skipped\n")
 
 
 @pytest.mark.usefixtures("offered")

@@ -120,7 +120,12 @@ class NoIdentity:
 
 class Unpooled(Wrapped):
     def forward(self, images: Tensor) -> Tensor:
-        return self.inner(images)[:, :, None]  # type: ignore[no-any-return]
+        return self.inner(images)[:, :, None, None]  # type: ignore[no-any-return]
+
+
+class InATuple(Wrapped):
+    def forward(self, images: Tensor) -> Any:
+        return (self.inner(images),)
 
 
 class OverTheBatch(Wrapped):
@@ -195,6 +200,25 @@ def behind(wrapper: type[Wrapped], head: nn.Module | None = None) -> type[Good]:
     return Bad
 
 
+def ending_in(last: nn.Module) -> type[Good]:
+    """A backbone whose head has something behind it."""
+
+    class Bad(Good):
+        def build(self) -> Classifier:
+            good = super().build()
+            good.head = nn.Sequential(good.head, last)
+            return good.eval()
+
+    return Bad
+
+
+class Unprepared(Good):
+    def build(self) -> Classifier:
+        good = super().build()
+        good.preprocess = 8  # type: ignore[assignment]
+        return good
+
+
 class Unused(Good):
     def build(self) -> Classifier:
         good = super().build()
@@ -237,11 +261,15 @@ BAD: list[tuple[str, type[Good], dict[str, Any], str]] = [
     ("same-twice", SeedingNumPy, {}, "changes the global random state of numpy: "),
     ("same-twice", SeedingPython, {}, "changes the global random state of random: "),
     ("shapes", Good, {"label_space": LabelSpace("sevens", 7)}, "(3, 10): expected (3, 7)"),
-    ("shapes", behind(Unpooled, nn.Flatten()), {}, "(3, 32, 1): expected (3, D); pool them"),
+    ("shapes", behind(Unpooled), {}, "gave (3, 32, 1, 1), expected (3, D): pool in it, or end it"),
+    ("shapes", behind(InATuple), {}, "its encoder gave tuple, expected a tensor (N, D)"),
+    ("shapes", behind(OfSixteen), {}, "does not take what its preprocessing makes, (N, 3, 8"),
+    ("shapes", behind(nn.Sequential, nn.Linear(7, 10)), {}, "its head does not take what its enco"),
+    ("shapes", ending_in(nn.Softmax(1)), {}, "Return logits, without softmax: the harness applies"),
     ("shapes", behind(Infinite), {}, "not finite on pictures of noise"),
     ("batch-equals-singles", behind(OverTheBatch), {}, "normalise nothing over the batch"),
     ("preprocess", Good, {"input_size": 16}, "says input_size=16, its preprocessing 8"),
-    ("preprocess", behind(OfSixteen), {}, "does not take what its preprocessing makes, (N, 3, 8"),
+    ("preprocess", Unprepared, {}, "its preprocess is 8: expected a rib_harness.Preprocess"),
     ("copy-save-load", behind(Remembering), {}, "a pass in eval mode changes a buffer of it"),
     ("copy-save-load", behind(NotCopied), {}, "a copy of it shares weights with it"),
     ("copy-save-load", behind(Hidden), {}, "must be a parameter or a buffer"),
@@ -276,17 +304,37 @@ def test_a_bad_one_fails_its_check(
     assert said in found["reason"]
 
 
-@pytest.mark.parametrize(("target", "gate"), [(NoIdentity, "protocol"), (Downloading, "builds")])
+@pytest.mark.parametrize(
+    ("target", "gate"),
+    [
+        (NoIdentity, "protocol"),
+        (Downloading, "builds"),
+        (Unprepared, "preprocess"),
+        (behind(Unpooled), "shapes"),
+        (behind(OfSixteen), "shapes"),
+    ],
+)
 def test_one_cause_is_told_once(target: Any, gate: str) -> None:
     found = {name: check.outcome()["result"] for name, check in checks_on(target).items()}
     assert [name for name, result in found.items() if result == "failed"] == [gate]
-    assert found["shapes"] == "skipped"
+    assert found["identity"] == "skipped"
 
 
 def test_every_check_has_one_that_fails_it() -> None:
-    """Source: the kit's own list."""
+    """Source: the kit's own list; `without-torch` is in the tests of installed plugins."""
     names = {"-".join(function.__name__.split("_")[2:]) for function in BACKBONE_CHECKS}
-    assert names == {check for check, *_ in BAD}
+    assert names == {check for check, *_ in BAD} | {"without-torch"}
+
+
+def test_log_probabilities_are_logits() -> None:
+    """Source: a softmax of them is the one before; and every check of them passes."""
+    found = {name: one.outcome() for name, one in checks_on(ending_in(nn.LogSoftmax(1))).items()}
+    assert {one["result"] for one in found.values()} == {"ok"}
+
+
+def test_what_is_not_installed_is_not_asked_in_a_fresh_process() -> None:
+    found = checks_on(Good, light=True)["without-torch"].outcome()
+    assert found["result"] == "skipped" and "it is not installed" in found["reason"]
 
 
 def test_parts_are_those_of_the_encoder() -> None:
@@ -296,7 +344,11 @@ def test_parts_are_those_of_the_encoder() -> None:
 
 @dataclass
 class MayDownload(Good):
-    """One with a switch."""
+    """One with a switch.
+
+    Args:
+        pretrained: the switch.
+    """
 
     pretrained: bool = True
 
@@ -320,7 +372,12 @@ def test_what_needs_the_network_is_skipped_with_a_reason() -> None:
 
 @dataclass
 class Family(Good):
-    """One of which the tag must be known."""
+    """One of which the tag must be known.
+
+    Args:
+        tag: it.
+        width: an option.
+    """
 
     tag: str
     width: int = 1

@@ -58,9 +58,19 @@ class OfFiles(Good):
 
     said = "no folder {root}/shift. Get it: https://example.org/shift.tar"
 
-    def open(self, root: Path | None) -> ImageSet:
+    def locate(self, root: Path | None) -> str:
         if root is None or not (root / "shift").is_dir():
             raise DataError(self.said.format(root=root))
+        return str(root / "shift")
+
+    def open(self, root: Path | None) -> ImageSet:
+        self.locate(root)
+        return images()
+
+
+class NotLocated(Good):
+    def open(self, root: Path | None) -> ImageSet:
+        OfFiles().locate(root)
         return images()
 
 
@@ -199,6 +209,26 @@ class SeedingTorch(Good):
         return images()
 
 
+@dataclass
+class Partial(Good):
+    """A part of the published set, which says so.
+
+    Args:
+        told: where.
+    """
+
+    told: str = "expected"
+
+    def open(self, root: Path | None) -> ImageSet:
+        said: Any = {"expected": 999} if self.told == "expected" else {"notes": ("24 of 999",)}
+        return images(**said)
+
+
+class PartialInItsNotes(Partial):
+    def __init__(self) -> None:
+        super().__init__("notes")
+
+
 class Misspelled:
     def opens(self, root: Path | None) -> ImageSet:
         return images()
@@ -209,6 +239,7 @@ BAD: list[tuple[str, type[Good], dict[str, Any], str]] = [
     ("missing-data", AnotherError, {}, "raises FileNotFoundError: shift. Raise a DataError"),
     ("missing-data", NoFolder, {}, "name the folder where they were looked for"),
     ("missing-data", NoHow, {}, "say how to get them"),
+    ("missing-data", NotLocated, {}, "it reads files: give it locate(root), which gives the place"),
     ("missing-data", Downloading, {}, "reaches for example.org: never download in silence"),
     ("protocol", Misspelled, {}, "Misspelled has no method open(root). Did you mean 'opens'"),
     ("opens", NoImageSet, {}, "open() gave list: return a rib_harness.ImageSet"),
@@ -223,8 +254,14 @@ BAD: list[tuple[str, type[Good], dict[str, Any], str]] = [
     ("stable", WithoutFingerprint, {}, "it has no fingerprint: use fingerprint_of"),
     ("labels", LabelsInInt32, {}, "its labels are int32 of shape (24,): expected int64"),
     ("counts", Good, {"classes": 7}, "its spec says 7 classes, it has 10"),
+    (
+        "counts",
+        Partial,
+        {"images": 998},
+        "says 998 images, its ImageSet expected=999: both are how",
+    ),
     ("counts", Good, {"images": 999}, "its spec says 999 images, it has 24: correct the spec"),
-    ("class-map", IdTooHigh, {}, "its class map has the id [10]; tens has 0 … 9"),
+    ("class-map", IdTooHigh, {}, "its class map has the id 10; tens has the ids 0 … 9"),
     ("decodes", Damaged, {}, "tiny[23]: this image cannot be decoded (truncated)"),
     ("decodes", NotCropped, {}, "tiny[0] is (8, 8), but it says cropped=9"),
     ("picklable", WithALambda, {}, "make `read` an object of a class at the top of a module"),
@@ -265,22 +302,6 @@ def test_a_bad_one_fails_its_check(
     found = checks_on(target, **spec)[check].outcome()
     assert found["result"] == "failed"
     assert said in found["reason"]
-
-
-@dataclass
-class Partial(Good):
-    """A part of the published set, which says so."""
-
-    told: str = "expected"
-
-    def open(self, root: Path | None) -> ImageSet:
-        said: Any = {"expected": 999} if self.told == "expected" else {"notes": ("24 of 999",)}
-        return images(**said)
-
-
-class PartialInItsNotes(Partial):
-    def __init__(self) -> None:
-        super().__init__("notes")
 
 
 @pytest.mark.parametrize("target", [Partial, PartialInItsNotes])

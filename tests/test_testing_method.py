@@ -216,7 +216,12 @@ class Misspelled:
 
 @dataclass
 class WithOptions(Good):
-    """Options that the spec may name."""
+    """Options that the spec may name.
+
+    Args:
+        over: one.
+        strength: another.
+    """
 
     over: str = "base"
     strength: float = 1.0

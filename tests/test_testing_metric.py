@@ -23,7 +23,7 @@ from rib_harness.testing import (
     tiny_scores,
 )
 from rib_harness.testing.metric_checks import METRIC_CHECKS, check_metric_golden
-from rib_harness.testing.metric_inputs import inputs
+from rib_harness.testing.metric_inputs import inputs, tied
 
 SPEC = MetricSpec(
     name="number", target="", summary="A number.", license="MIT", level="scores", range=(0.0, 100.0)
@@ -72,6 +72,22 @@ def a_text(scores: Scores) -> str:
 
 def a_truth(scores: Scores) -> bool:
     return True
+
+
+def an_array(scores: Scores) -> Any:
+    return scores.column("confidence")
+
+
+def of_scores(scores: Scores) -> float:
+    return float(scores.column("confidence").mean())
+
+
+def of_the_surest(scores: Scores) -> float:
+    """Among equally sure images those that come first."""
+    if not len(scores):
+        raise InapplicableError("No image.")
+    surest = np.argsort(-scores.column("confidence"), kind="stable")[: len(scores) // 2]
+    return 100 * float(scores.correct[surest].mean())
 
 
 def the_first(scores: Scores) -> float:
@@ -167,14 +183,35 @@ DISTANCE: dict[str, Any] = {"level": "distance", **LESS}
 
 #: Check, what is broken, its spec's changes, and a part of the message.
 BAD: list[tuple[str, Callable[..., Any], dict[str, Any], str]] = [
-    ("signature", of_two, {}, "TypeError: of_two() missing 1 required positional argument"),
+    ("signature", of_two, {}, "it raises TypeError: of_two() missing 1 required posit"),
+    ("signature", of_two, {}, "Of level 'scores' it is given one Scores. Its spec decides; lev"),
+    (
+        "signature",
+        of_scores,
+        MATRIX,
+        "'Matrix' object has no attribute 'column'. Of level 'matrix'",
+    ),
+    (
+        "signature",
+        of_scores,
+        MATRIX,
+        "Its spec decides; level='scores': one Scores; level='drift': t",
+    ),
+    (
+        "signature",
+        of_scores,
+        DISTANCE,
+        "takes 1 positional argument but 2 were given. Of level 'di",
+    ),
+    ("signature", an_array, {}, "it gave ndarray of shape (40,): return a float"),
     ("signature", a_text, {}, "it gave 'good': return a float, or a dict of floats"),
     ("signature", a_truth, {}, "it gave True: return a float"),
     ("signature", a_dict, {}, "it gave a dict: of level 'scores' return one float"),
     ("signature", of_a_sample, {}, "it changes the global random state of numpy"),
     ("signature", of_nobody, MATRIX, "for the source 'zz': expected one of matrix.sources, here a"),
     ("signature", on_nothing, MATRIX, "for the dataset 'zz': expected one of matrix.members or"),
-    ("signature", of_pairs, DISTANCE, "of datasets of 30 and 20 images it raises ValueError"),
+    ("signature", of_pairs, DISTANCE, "Here they have 30 and 20 images: rows of two datasets a"),
+    ("permutation", of_the_surest, {}, "a value that several share is in no order among these"),
     ("permutation", of_the_first_pairs, DISTANCE, "with its images in another order it gives"),
     ("permutation", the_first, {}, "with its images in another order it gives"),
     ("permutation", the_first_member, MATRIX, "with its datasets in another order it gives"),
@@ -282,6 +319,25 @@ def test_a_golden_value_of_another_metric_is_refused() -> None:
 
 
 # Inputs
+
+
+def test_a_column_that_scores_have_not_is_refused() -> None:
+    """Source: the columns of a scores file."""
+    with pytest.raises(
+        TypeError, match=r"no column 'conf'\. Did you mean 'confidence'\? Columns: i"
+    ):
+        scores_of(label=[0, 1], conf=[0.9, 0.8])
+
+
+def test_tied_scores_differ_in_confidence_only() -> None:
+    """Source: the scores that they are made from."""
+    (plain,), (scores,) = inputs("scores"), tied("scores", inputs("scores"))
+    for name in plain.table.column_names:
+        same = np.array_equal(plain.column(name), scores.column(name))
+        assert same == (name != "confidence")
+    shared = [scores.correct[scores.column("confidence") == one] for one in
+              np.unique(scores.column("confidence"))]  # fmt: skip
+    assert sum(one.any() and not one.all() for one in shared) > 2  # right ones and wrong ones
 
 
 def test_tiny_scores_are_those_of_a_softmax() -> None:

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from rib_harness import DatasetSpec, LabelSpace, MethodSpec
+from rib_harness import BackboneSpec, DatasetSpec, LabelSpace, MethodSpec, MetricSpec, Variant
 from rib_harness.catalog import Catalog, load_catalog
+from rib_harness.errors import AmbiguousComponentError
 from rib_harness.testing import (
     Check,
     CheckError,
@@ -143,6 +144,67 @@ def test_of_what_does_not_load_nothing_else_is_said(site: FakeSite) -> None:
     assert {one["reason"] for one in found.values()} == {"plugin/loads failed: mend that first"}
 
 
+def test_what_a_heavy_import_does_is_not_told_again(site: FakeSite) -> None:
+    """Source: PyTorch adds filters of warnings when it is imported."""
+    checks = plugin(site, "import torch\n")
+    found = {id: check.outcome() for id, check in checks.items() if id.startswith("plugin/")}
+    assert [name for name, one in found.items() if one["result"] == "failed"] == ["plugin/light"]
+    assert found["plugin/silent"]["reason"] == "plugin/light failed: mend that first"
+
+
+BACKBONE = (
+    GOOD.replace("MethodSpec", "BackboneSpec, Identity, LabelSpace, Preprocess", 1)
+    .replace("methods", "backbones")
+    .replace("MethodSpec(", "BackboneSpec(label_space=LabelSpace('tens', 10), light=True, ")
+)
+NET = """
+{import_}
+from dataclasses import dataclass
+from rib_harness import Identity, Preprocess
+
+@dataclass
+class Mine:
+    '''A net.
+
+    Args:
+        width: of it.
+    '''
+
+    width: int = 2
+
+    def identity(self):
+        assert self.width == 3
+        {inside}
+        return Identity("seed:0", Preprocess(size=8), 10)
+
+    def build(self):
+        import torch
+"""
+
+
+@pytest.mark.parametrize(
+    ("import_", "inside", "result"),
+    [("", "", "ok"), ("import torch", "", "failed"), ("", "import torch", "failed")],
+)
+def test_a_backbone_that_says_that_it_is_light_is(
+    import_: str, inside: str, result: str, site: FakeSite
+) -> None:
+    """Source: where torch is imported; the options are those of the reference."""
+    name = f"plugin{next(COUNTER)}"
+    net = NET.replace("{import_}", import_).replace("{inside}", inside or "pass")
+    site.add(
+        name,
+        {f"fake_{name}/plugin.py": BACKBONE.replace("{name}", name), f"fake_{name}/mine.py": net},
+    )
+    checks = {c.id: c for c in checks_of(name, site.load(), references=["mine:width=3"])}
+    check = checks["backbone/mine:width=3/without-torch"]
+    found = replace(check, after=()).outcome()
+    assert found["result"] == result
+    assert ("imports torch, which makes every plan seconds slower" in found["reason"]) == (
+        result == "failed"
+    )
+
+
 def test_an_observer_offers_something(site: FakeSite) -> None:
     observer = "@hookimpl\ndef run_started(event):\n    ...\n"
     change = (GOOD[GOOD.index("@hookimpl") :], observer)
@@ -194,12 +256,56 @@ class OfATypeNobodyKnows:
         self.size = size
 
 
+class OfAList:
+    """A method.
+
+    Args:
+        turn: by what.
+    """
+
+    def __init__(self, turn: list = [1.0]):  # type: ignore[type-arg]  # noqa: B006
+        self.turn = turn
+
+
+class OfADictOrNone:
+    def __init__(self, at: dict | None = None):  # type: ignore[type-arg]
+        self.at = at
+
+
+class OfTuplesOfTuples:
+    def __init__(self, at: tuple[tuple, ...] = ()):  # type: ignore[type-arg]
+        self.at = at
+
+
+class SayingNothing:
+    """A method.
+
+    Args:
+        alpha: an option.
+    """
+
+    def __init__(self, alpha: float = 1.0, turn: float = 0.0, lambda_: float = 0.0):
+        """Make it.
+
+        Args:
+            turn: said where nobody looks.
+        """
+        self.alpha = alpha
+
+
 class RefusingItsDefault:
     def __init__(self, alpha: float = -1.0):
         raise ValueError("expected alpha ≥ 0")
 
 
 class OneOptionNeeded:
+    """A method.
+
+    Args:
+        old: needed.
+        alpha: an option.
+    """
+
     def __init__(self, old: int, alpha: float = 1.0):
         self.old = old
 
@@ -214,6 +320,10 @@ BAD_SPECS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("options", WithATextForANumber, {}, "a default does not fit its option's type"),
     ("options", OfATypeNobodyKnows, {}, "the type of its option 'size', Unknown, cannot be read"),
     ("options", RefusingItsDefault, {}, "ValueError: expected alpha ≥ 0"),
+    ("options", OfAList, {}, "'turn', list, does not say what is in it, so that a number stays a"),
+    ("options", OfADictOrNone, {}, "'at', dict | None, does not say what is in it"),
+    ("options", OfTuplesOfTuples, {}, "stays a text: say tuple[float, ...], for example"),
+    ("docs", SayingNothing, {}, "does not say what 'turn', 'lambda_' is: give it a line under Arg"),
 ]  # fmt: skip
 
 
@@ -226,13 +336,21 @@ def checks_on(target: Any, spec: Any = METHOD, **changes: Any) -> dict[str, Chec
 @pytest.mark.parametrize("target", [Mine, OneOptionNeeded])
 def test_a_good_component_passes(target: Any) -> None:
     checks = checks_on(target)
-    assert [checks[n].outcome()["result"] for n in ("spec", "target", "options")] == ["ok"] * 3
+    names = ("spec", "target", "options", "docs")
+    assert [checks[n].outcome()["result"] for n in names] == ["ok"] * 4
 
 
 def test_a_dataset_in_a_place_passes() -> None:
     """A default that is no value of its own type: a place that is not given."""
 
     class Placed:
+        """A dataset.
+
+        Args:
+            at: the place.
+            kinds: of images.
+        """
+
         def __init__(self, at: Path | None = None, kinds: tuple[str, ...] = ("a",)):
             self.at = at
 
@@ -240,6 +358,40 @@ def test_a_dataset_in_a_place_passes() -> None:
         name="mine", target="", summary="It.", license="MIT", label_space=LabelSpace("tens", 10)
     )
     assert checks_on(Placed, spec)["options"].outcome()["result"] == "ok"
+
+
+def test_a_short_name_of_another_plugin_is_refused() -> None:
+    """Source: a catalog in which it is ambiguous; each of the two is told, another kind is none."""
+    point = plugin_in_memory("other", register_methods=lambda: [replace(METHOD, target="a.b:C")])
+    base = load_catalog(entry_points=[point], environ={})
+    metric = MetricSpec(name="mine", target="", summary="It.", license="MIT", level="scores")
+    catalog = catalog_with((METHOD, Mine), (metric, len), base=base)
+    with pytest.raises(AmbiguousComponentError):
+        catalog.get("method", "mine")
+    found = {c.id: c.outcome() for c in checks_of("testing", catalog) if c.id.endswith("/spec")}
+    assert found["method/mine/spec"]["result"] == "failed"
+    assert found["method/mine/spec"]["reason"] == (
+        "unknown has a method called 'mine', too: for whoever has both installed the short name "
+        "is ambiguous. Choose another, e.g. 'testing-mine'."
+    )
+    assert found["metric/mine/spec"]["result"] == "ok"
+
+
+def test_a_short_name_of_a_familys_member_counts_too() -> None:
+    """Source: two families with one alias."""
+    tens, aliases = LabelSpace("tens", 10), (Variant(tag="x", alias="big"),)
+
+    def family(name: str, target: str = "") -> BackboneSpec:
+        return BackboneSpec(
+            name=name, target=target, summary="It.", license="MIT", label_space=tens,
+            family=True, variants=aliases,
+        )  # fmt: skip
+
+    point = plugin_in_memory("other", register_backbones=lambda: [family("theirs", "a.b:C")])
+    base = load_catalog(entry_points=[point], environ={})
+    catalog = catalog_with((family("mine"), Mine), base=base)
+    checks = {c.id: c for c in checks_of("testing", catalog)}
+    assert "has a backbone called 'big', too" in checks["backbone/mine/spec"].outcome()["reason"]
 
 
 @pytest.mark.parametrize(("check", "target", "spec", "said"), BAD_SPECS, ids=lambda value: None)

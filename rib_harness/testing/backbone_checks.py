@@ -19,6 +19,7 @@ from rib_harness.engine.data import Normalizer
 from rib_harness.engine.parts import parts_of
 from rib_harness.images import Preprocess
 from rib_harness.protocols import Identity
+from rib_harness.testing.fresh import needs_torch
 from rib_harness.testing.network import no_network
 from rib_harness.testing.outcome import CheckError, CheckSkipped, expect, expect_methods
 from rib_harness.testing.traces import traced
@@ -142,18 +143,23 @@ def check_backbone_same_twice(trial: BackboneTrial) -> None:
     )
 
 
-def check_backbone_shapes(trial: BackboneTrial) -> None:
-    """Features are (N, D) and logits (N, label space), finite."""
-    classifier, images = trial.classifier, trial.images
-    size = trial.bound.spec.label_space.size
-    with torch.no_grad():
-        features = classifier.features(images)
-        logits = classifier(images)
+def check_backbone_preprocess(trial: BackboneTrial) -> None:
+    """Its preprocessing is a Preprocess, of the size that the spec says."""
+    preprocess, declared = trial.classifier.preprocess, trial.bound.spec.input_size
     expect(
-        features.ndim == 2 and len(features) == len(images),
-        f"its features are {tuple(features.shape)}: expected ({len(images)}, D); pool them in "
-        "the encoder.",
+        isinstance(preprocess, Preprocess),
+        f"its preprocess is {preprocess!r}: expected a rib_harness.Preprocess.",
     )
+    expect(
+        declared in (None, preprocess.size),
+        f"its spec says input_size={declared}, its preprocessing {preprocess.size}.",
+    )
+
+
+def check_backbone_shapes(trial: BackboneTrial) -> None:
+    """Features are (N, D) and logits (N, label space), finite, before any softmax."""
+    features, logits = _answers(trial)
+    images, size = trial.images, trial.bound.spec.label_space.size
     expect(
         tuple(logits.shape) == (len(images), size),
         f"its logits are {tuple(logits.shape)}: expected ({len(images)}, {size}), one for each "
@@ -163,6 +169,41 @@ def check_backbone_shapes(trial: BackboneTrial) -> None:
         bool(torch.isfinite(logits).all() and torch.isfinite(features).all()),
         "its logits or features are not finite on pictures of noise.",
     )
+    sums = logits.sum(1)
+    expect(
+        bool((logits < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-4),
+        "its logits are probabilities: none is below 0, and each image's sum to 1. Return logits, "
+        "without softmax: the harness applies its own, and log-sum-exp to classes of several ids.",
+    )
+
+
+def _answers(trial: BackboneTrial) -> tuple[Tensor, Tensor]:
+    """Features and logits of the images, the encoder first."""
+    classifier, images = trial.classifier, trial.images
+    n, side = len(images), trial.classifier.preprocess.size
+    with torch.no_grad():
+        try:
+            features = classifier.features(images)
+        except Exception as error:
+            raise CheckError(
+                "its encoder does not take what its preprocessing makes, (N, 3, "
+                f"{side}, {side}): {error}"
+            ) from error
+        if not isinstance(features, Tensor):
+            raise CheckError(
+                f"its encoder gave {type(features).__name__}, expected a tensor (N, D)."
+            )
+        expect(
+            features.ndim == 2 and len(features) == n,
+            f"its encoder gave {tuple(features.shape)}, expected ({n}, D): pool in it, or end it "
+            "with nn.Flatten().",
+        )
+        try:
+            return features, classifier(images)
+        except Exception as error:
+            raise CheckError(
+                f"its head does not take what its encoder gave, {tuple(features.shape)}: {error}"
+            ) from error
 
 
 def check_backbone_batch_equals_singles(trial: BackboneTrial) -> None:
@@ -176,27 +217,6 @@ def check_backbone_batch_equals_singles(trial: BackboneTrial) -> None:
         f"its logits of a batch differ from those of its images alone, by {worst:.2g} of the "
         "largest: normalise nothing over the batch, and build it in eval mode.",
     )
-
-
-def check_backbone_preprocess(trial: BackboneTrial) -> None:
-    """Its preprocessing gives what the encoder takes, of the size that the spec says."""
-    preprocess, declared = trial.classifier.preprocess, trial.bound.spec.input_size
-    expect(
-        isinstance(preprocess, Preprocess),
-        f"its preprocess is {preprocess!r}: expected a rib_harness.Preprocess.",
-    )
-    expect(
-        declared in (None, preprocess.size),
-        f"its spec says input_size={declared}, its preprocessing {preprocess.size}.",
-    )
-    try:
-        with torch.no_grad():
-            trial.classifier(trial.images)
-    except Exception as error:
-        raise CheckError(
-            f"its encoder does not take what its preprocessing makes, (N, 3, {preprocess.size}, "
-            f"{preprocess.size}): {error}"
-        ) from error
 
 
 def check_backbone_copy_save_load(trial: BackboneTrial) -> None:
@@ -274,14 +294,24 @@ def check_backbone_identity(trial: BackboneTrial) -> None:
     )
 
 
+def check_backbone_without_torch(trial: BackboneTrial) -> None:
+    """Where its spec says light=True, a plan can ask its identity without importing torch."""
+    expect(
+        not trial.bound.spec.light or not needs_torch(trial.bound),
+        "its spec says light=True, and asking its identity imports torch, which makes every plan "
+        "seconds slower: import torch, and what imports it, inside build(), or say light=False.",
+    )
+
+
 BACKBONE_CHECKS = (
     check_backbone_protocol,
     check_backbone_builds,
     check_backbone_same_twice,
+    check_backbone_preprocess,
     check_backbone_shapes,
     check_backbone_batch_equals_singles,
-    check_backbone_preprocess,
     check_backbone_copy_save_load,
     check_backbone_gradients,
     check_backbone_identity,
+    check_backbone_without_torch,
 )

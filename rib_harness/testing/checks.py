@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +16,20 @@ from rib_harness.errors import ConfigError, PluginError, nearest
 from rib_harness.options import REQUIRED, Reference
 from rib_harness.specs import KINDS, BackboneSpec
 from rib_harness.testing.outcome import Check, CheckError, CheckSkipped
-from rib_harness.testing.plugin_checks import COMPONENT_CHECKS, PLUGIN_CHECKS, PluginTrial
-
-#: Names of checks on which those after them rest: a plugin that does not load offers nothing, of a
-#: method without `finetune` nothing else can be said.
-GATES = frozenset(
-    {"loads", "target", "options", "protocol", "builds", "opens", "declares", "signature"}
+from rib_harness.testing.plugin_checks import (
+    COMPONENT_CHECKS,
+    PLUGIN_CHECKS,
+    ComponentTrial,
+    PluginTrial,
 )
+
+#: Names of checks on which those after them rest: a plugin that does not load offers nothing, what
+#: a heavy import leaves behind is not the plugin's, of a method without `finetune` nothing else can
+#: be said.
+GATES = frozenset(
+    {"loads", "light", "target", "options", "protocol", "builds", "preprocess", "shapes", "opens",
+     "declares", "signature"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,20 +68,23 @@ def checks_of(
         neutral: settings of methods → what they should then be: `{"lwf:alpha=0": "ft"}`, see
             `check_method_neutral`.
         golden: known values of metrics.
-        data_root: the folder that holds datasets; without theirs, datasets are skipped.
+        data_root: the folder that holds datasets; None is what the variable `RIB_DATA_ROOT` says,
+            as for every command. Without theirs, datasets are skipped.
 
     Raises:
         PluginError: there is no such plugin.
         ConfigError: a reference, a neutral setting or a golden value that is not of this plugin.
     """
     catalog = catalog or load_catalog()
+    named = os.environ.get("RIB_DATA_ROOT")
+    data_root = data_root or (Path(named) if named else None)
     found = _find(plugin, catalog)
     whole = PluginTrial(found)
     checks = list(_in_turn(found.name, "plugin", PLUGIN_CHECKS, lambda: whole))
     own = [c for kind in KINDS for c in catalog.list(kind) if c.plugin is found]
     asked = [(component, text) for text in references for component in _named(text, own, found)]
     for component in own:
-        said = list(_spec_checks(component))
+        said = list(_spec_checks(component, catalog))
         checks += said
         for text in [text for one, text in asked if one is component] or [""]:
             checks += _trials(component, text, catalog, data_root, _gates(said))
@@ -179,11 +190,11 @@ def _named(text: str, own: Sequence[Component], plugin: Plugin) -> list[Componen
     return found
 
 
-def _spec_checks(component: Component) -> Iterator[Check]:
+def _spec_checks(component: Component, catalog: Catalog) -> Iterator[Check]:
     """What it says of itself."""
     kind = component.spec.kind
-    where = f"{kind}/{component.spec.name}"
-    yield from _in_turn(component.id, where, COMPONENT_CHECKS[kind], lambda: component)
+    where, trial = f"{kind}/{component.spec.name}", ComponentTrial(component, catalog)
+    yield from _in_turn(component.id, where, COMPONENT_CHECKS[kind], lambda: trial)
 
 
 def _trials(
@@ -231,7 +242,7 @@ def _kit(
         return lambda text: trial, metric_checks(trial.spec)
     from rib_harness.testing.suite_checks import SUITE_CHECKS, SuiteTrial
 
-    return lambda text: SuiteTrial(component, catalog), SUITE_CHECKS
+    return lambda text: SuiteTrial(component, catalog, data_root), SUITE_CHECKS
 
 
 def _bound(component: Component, text: str) -> Bound:

@@ -95,7 +95,10 @@ def check_dataset_protocol(trial: DatasetTrial) -> None:
 
 
 def check_dataset_missing_data(trial: DatasetTrial) -> None:
-    """Without data it raises a DataError that names the folder and how to get them."""
+    """Without data it raises a DataError that names the folder and how to get them.
+
+    One that reads files also has `locate`.
+    """
     with tempfile.TemporaryDirectory() as empty, no_network() as reached:
         try:
             trial.bound.build().open(Path(empty))
@@ -117,6 +120,11 @@ def check_dataset_missing_data(trial: DatasetTrial) -> None:
     expect(
         not said or bool(_HOW.search(said)) or bool(homepage and homepage in said),
         f"without data it says {said!r}: say how to get them (an address, or a command).",
+    )
+    expect(
+        not said or hasattr(trial.bound.build(), "locate"),
+        "it reads files: give it locate(root), which gives the place or raises the same DataError, "
+        "so that `rib-harness data list` can say where it is; it says 'made when used' now.",
     )
 
 
@@ -190,7 +198,8 @@ def check_dataset_labels(trial: DatasetTrial) -> None:
 def check_dataset_counts(trial: DatasetTrial) -> None:
     """With its default options it has as many classes and images as its spec says.
 
-    A partial copy has fewer images, and says so: in `expected` or `notes` of its ImageSet.
+    A partial copy has fewer images, and says so: in `expected` or `notes` of its ImageSet. What it
+    expects there is what the spec says.
     """
     spec, images = trial.bound.spec, trial.images
     if trial.bound.explicit:
@@ -198,6 +207,11 @@ def check_dataset_counts(trial: DatasetTrial) -> None:
     expect(
         spec.classes in (None, len(images.classes)),
         f"its spec says {spec.classes} classes, it has {len(images.classes)}.",
+    )
+    expect(
+        None in (spec.images, images.expected) or spec.images == images.expected,
+        f"its spec says {spec.images} images, its ImageSet expected={images.expected}: both are "
+        "how many the published set holds, so correct one of them.",
     )
     told = images.limit is not None or images.expected is not None or images.notes
     expect(
@@ -214,7 +228,8 @@ def check_dataset_class_map(trial: DatasetTrial) -> None:
     outside = [i for i in ids if not 0 <= i < space.size]
     expect(
         not outside,
-        f"its class map has the id {outside[:1]}; {space.name} has 0 … {space.size - 1}.",
+        f"its class map has the id {''.join(map(str, outside[:1]))}; {space.name} has the ids "
+        f"0 … {space.size - 1}.",
     )
 
 

@@ -1,5 +1,7 @@
 """Load one plugin in a process that has loaded nothing, and see what that does to it.
 
+Or ask a backbone of it for its identity there, as a plan does.
+
 `python -m rib_harness.testing.fresh` reads a question from stdin and writes the answer, as JSON, to
 the file that the question names: what comes out of stdout is the plugin's.
 """
@@ -12,11 +14,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rib_harness.testing.outcome import CheckSkipped
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from rib_harness.catalog import Bound
 
 #: Variables that a process needs. The others stay here: the plugin may have been loaded in this
 #: process, and what it set must not be there already.
@@ -60,12 +68,32 @@ def load_fresh(name: str, distribution: str) -> Fresh:
     Raises:
         CheckSkipped: it is not installed, so a child process cannot find it.
     """
+    return Fresh(**_asked(name, distribution))
+
+
+def needs_torch(bound: Bound) -> bool:
+    """Whether asking a backbone for its identity imports torch, in a child process.
+
+    Raises:
+        CheckSkipped: its plugin is not installed, so a child process cannot find it.
+    """
+    plugin = bound.component.plugin
+    backbone = {"id": bound.component.id, "options": dict(bound.options), "tag": bound.tag}
+    return bool(_asked(plugin.name, plugin.distribution, backbone=backbone)["torch"])
+
+
+def _asked(name: str, distribution: str, **more: Any) -> dict[str, Any]:
+    """What a child process answers.
+
+    Raises:
+        CheckSkipped: the plugin is not installed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "answer.json"
-        question = {"name": name, "distribution": distribution, "file": str(file)}
+        question = {"name": name, "distribution": distribution, "file": str(file), **more}
         child = subprocess.run(
             [sys.executable, "-m", "rib_harness.testing.fresh"],
-            input=json.dumps(question),
+            input=json.dumps(question, default=str),
             capture_output=True,
             text=True,
             errors="replace",
@@ -79,21 +107,18 @@ def load_fresh(name: str, distribution: str) -> Fresh:
         )
         if not file.is_file():
             raise RuntimeError(f"the process that loads {name} failed:\n{child.stderr}")
-        answer = json.loads(file.read_text(encoding="utf-8"))
+        answer: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8"))
     if answer is None:
         raise CheckSkipped("it is not installed, so no fresh process can load it")
-    return Fresh(**answer)
+    return answer
 
 
-def _answer(name: str, distribution: str) -> dict[str, object] | None:
-    import time
-    import warnings
+def _answer(
+    name: str, distribution: str, backbone: dict[str, Any] | None = None
+) -> dict[str, object] | None:
     from importlib import metadata
 
-    from rib_harness.catalog import load_catalog
     from rib_harness.hookspecs import ENTRY_POINT_GROUP
-    from rib_harness.testing.network import no_network
-    from rib_harness.testing.traces import traced
 
     points = [
         point
@@ -102,6 +127,30 @@ def _answer(name: str, distribution: str) -> dict[str, object] | None:
     ]
     if not points:
         return None
+    return _of_backbone(points[0], **backbone) if backbone else _of_plugin(points[0])
+
+
+def _of_backbone(point: EntryPoint, id: str, options: dict[str, Any], tag: str) -> dict[str, Any]:
+    """Ask for its identity as a plan does; what it raises, another check tells."""
+    from rib_harness.catalog import Bound, load_catalog
+    from rib_harness.testing.network import no_network
+
+    catalog = load_catalog(entry_points=[point], environ={})
+    before = "torch" in sys.modules  # of the plugin's own module, which another check tells
+    with suppress(Exception), no_network():
+        Bound(catalog.get("backbone", id), options, {}, tag).build().identity()
+    return {"torch": "torch" in sys.modules and not before}
+
+
+def _of_plugin(point: EntryPoint) -> dict[str, object]:
+    """Load it, and say what that did."""
+    import time
+    import warnings
+
+    from rib_harness.catalog import load_catalog
+    from rib_harness.testing.network import no_network
+    from rib_harness.testing.traces import traced
+
     folder = Path.cwd()
     with (
         warnings.catch_warnings(record=True),  # a warning is no print
@@ -111,7 +160,7 @@ def _answer(name: str, distribution: str) -> dict[str, object] | None:
     ):
         filters = list(warnings.filters)
         begun = time.perf_counter()
-        (plugin,) = load_catalog(entry_points=points[:1], environ={}).plugins
+        (plugin,) = load_catalog(entry_points=[point], environ={}).plugins
         seconds = time.perf_counter() - begun
         added = [one for one in warnings.filters if one not in filters]
     return {
@@ -125,7 +174,7 @@ def _answer(name: str, distribution: str) -> dict[str, object] | None:
         "printed": written[0],
         "folder": str(Path.cwd()) if Path.cwd() != folder else "",
         "filters": [f"{one[0]}:{getattr(one[2], '__name__', one[2])}" for one in added],
-        "observes": _observes(sys.modules.get(points[0].module)),
+        "observes": _observes(sys.modules.get(point.module)),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from rib_harness.testing.metric_inputs import (
     permuted,
     pieces,
     spoiled,
+    tied,
 )
 from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
 from rib_harness.testing.traces import traced
@@ -33,6 +35,14 @@ ROUNDING = 1e-6
 
 #: Inputs from so many seeds.
 SEEDS = range(4)
+
+#: Level → what a metric of it is given.
+GIVEN = {
+    "scores": "one Scores",
+    "matrix": "one Matrix",
+    "drift": "two Features, of one dataset before and after",
+    "distance": "two Features, of two datasets",
+}
 
 
 @dataclass
@@ -68,7 +78,9 @@ class MetricTrial:
                 raise CheckSkipped(f"it does not apply to the kit's inputs: {error}") from error
         for one in found:
             if isinstance(one.value, bool) or not isinstance(one.value, Real):
-                raise CheckError(f"it gave {one.value!r}: return a float, or a dict of floats.")
+                raise CheckError(
+                    f"it gave {_told(one.value)}: return a float, or a dict of floats."
+                )
         return {(one.source, one.dataset): float(one.value) for one in found}
 
 
@@ -85,12 +97,8 @@ def check_metric_signature(trial: MetricTrial) -> None:
     except (CheckError, CheckSkipped):
         raise
     except Exception as error:
-        if level != "distance":
-            raise
         raise CheckError(
-            f"of datasets of {len(given[0])} and {len(given[1])} images it raises "
-            f"{type(error).__name__}: {error}. Rows of two datasets are no pairs: compare means, "
-            "covariances, or every row with every other."
+            f"it raises {type(error).__name__}: {error}. {_given(level, given)}"
         ) from error
     with traced() as left:
         trial(*given)  # once more: some libraries draw when they are imported
@@ -117,9 +125,21 @@ def check_metric_signature(trial: MetricTrial) -> None:
         )
 
 
+def _given(level: str, given: Inputs) -> str:
+    """What a metric of a level is given, and of the others."""
+    pairs = ""
+    if level == "distance":
+        pairs = (
+            f" Here they have {len(given[0])} and {len(given[1])} images: rows of two datasets are "
+            "no pairs, so compare means, covariances, or every row with every other."
+        )
+    others = "; ".join(f"level={name!r}: {what}" for name, what in GIVEN.items() if name != level)
+    return f"Of level {level!r} it is given {GIVEN[level]}.{pairs} Its spec decides; {others}."
+
+
 def check_metric_permutation(trial: MetricTrial) -> None:
-    """The order of images, or of datasets, does not change it."""
-    given = inputs(trial.spec.level, 1)
+    """The order of images, equally sure ones among them, or of datasets does not change it."""
+    given = tied(trial.spec.level, inputs(trial.spec.level, 1))
     one, two = trial(*given), trial(*permuted(trial.spec.level, given))
     order = "datasets" if trial.spec.level == "matrix" else "images"
     for key, value in one.items():
@@ -127,7 +147,8 @@ def check_metric_permutation(trial: MetricTrial) -> None:
         expect(
             math.isclose(value, other, rel_tol=ROUNDING, abs_tol=ROUNDING),
             f"with its {order} in another order it gives {other:g} instead of {value:g}: a "
-            "metric is of a set, and must not look at positions.",
+            "metric is of a set, and must not look at positions; what is sorted by a value that "
+            "several share is in no order among these.",
         )
 
 
@@ -235,6 +256,13 @@ def check_metric_golden(
         math.isclose(found[key], known[key], rel_tol=tolerance, abs_tol=tolerance) for key in known
     )
     expect(same, f"it gives {_shown(found)}; its author says {_shown(known)}.")
+
+
+def _told(value: object) -> str:
+    """What a metric gave: of an array type and shape, of anything else the beginning."""
+    shape = getattr(value, "shape", None)
+    kind = type(value)
+    return reprlib.repr(value) if shape is None else f"{kind.__name__} of shape {tuple(shape)}"
 
 
 def _shown(values: Values) -> str:

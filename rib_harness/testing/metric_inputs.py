@@ -32,6 +32,16 @@ def inputs(level: str, seed: int = 0) -> Inputs:
     return (tiny_features(seed=seed), tiny_features(n, seed=seed + 100, shift=0.5))
 
 
+def tied(level: str, given: Inputs) -> Inputs:
+    """The same, with confidences that several images share, right ones and wrong ones."""
+    if level != "scores":
+        return given
+    (scores,) = given
+    columns = {name: scores.column(name).tolist() for name in scores.table.column_names}
+    columns["confidence"] = [round(one, 1) for one in columns["confidence"]]
+    return (scores_of(**columns),)
+
+
 def permuted(level: str, given: Inputs) -> Inputs:
     """The same inputs in another order: of two datasets each in an order of its own."""
     if level == "matrix":

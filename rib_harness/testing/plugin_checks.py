@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from rib_harness.catalog import Component, Plugin
+from rib_harness.catalog import Catalog, Component, Plugin
 from rib_harness.errors import ConfigError
 from rib_harness.hookspecs import REGISTRATION
 from rib_harness.options import REQUIRED, Reference, load_target
+from rib_harness.specs import BackboneSpec, Spec
 from rib_harness.testing.fresh import Fresh, load_fresh
 from rib_harness.testing.network import no_network
 from rib_harness.testing.outcome import expect
@@ -125,12 +128,25 @@ def check_plugin_silent(trial: PluginTrial) -> None:
     )
 
 
-def check_component_spec(component: Component) -> None:
-    """Its spec has a one-line summary and a licence.
+@dataclass
+class ComponentTrial:
+    """What a component says of itself, under test.
+
+    Args:
+        component: of a plugin.
+        catalog: the components of all plugins that loaded.
+    """
+
+    component: Component
+    catalog: Catalog
+
+
+def check_component_spec(trial: ComponentTrial) -> None:
+    """Its spec has a one-line summary, a licence, and a short name that no other plugin uses.
 
     The citation may be empty: what is an author's own has none yet.
     """
-    spec = component.spec
+    component, spec = trial.component, trial.component.spec
     expect(
         bool(spec.summary.strip()) and "\n" not in spec.summary,
         f"its summary is {spec.summary!r}: say in one line what it is, for lists.",
@@ -143,14 +159,29 @@ def check_component_spec(component: Component) -> None:
         spec.citation == spec.citation.strip(),
         f"its citation is {spec.citation!r}: 'arXiv:2410.21582', a DOI, or '' for your own work.",
     )
+    for other in trial.catalog.list(spec.kind):
+        same = sorted(_short_names(spec) & _short_names(other.spec))
+        expect(
+            other.plugin.name == component.plugin.name or not same,
+            f"{other.plugin.distribution} has a {spec.kind} called {''.join(same[:1])!r}, too: "
+            "for whoever has both installed the short name is ambiguous. Choose another, e.g. "
+            f"'{component.plugin.name}-{''.join(same[:1])}'.",
+        )
 
 
-def check_component_target(component: Component) -> None:
+def _short_names(spec: Spec) -> set[str]:
+    """Its name, and those of a family's members."""
+    variants = spec.variants if isinstance(spec, BackboneSpec) else ()
+    return {spec.name, *(variant.alias for variant in variants if variant.alias)}
+
+
+def check_component_target(trial: ComponentTrial) -> None:
     """Its target imports, without network and traces, and is a class or a function.
 
     A trace is a variable of the environment that its own code changes, or a global random state.
     Only the first import in a process can leave one.
     """
+    component = trial.component
     package = component.spec.target.partition(":")[0].partition(".")[0]
     with traced(package) as left, no_network() as reached:
         load_target(component.spec.target, component.what)
@@ -167,14 +198,20 @@ def check_component_target(component: Component) -> None:
     )
 
 
-def check_component_options(component: Component) -> None:
-    """Its options have defaults of their own types, and the defaults are accepted."""
-    signature = component.signature
+def check_component_options(trial: ComponentTrial) -> None:
+    """Its options say their types in full; the defaults are of these, and are accepted."""
+    component, signature = trial.component, trial.component.signature
     for option in signature.options:
         expect(
             option.is_checked,
             f"the type of its option {option.name!r}, {option.annotation}, cannot be read, so that "
             "no value is checked: write it out, as int | None or Literal['a', 'b'].",
+        )
+        bare = next(_bare(option.annotation), "")
+        expect(
+            not bare,
+            f"the type of its option {option.name!r}, {option.annotation}, does not say what is "
+            f"in it, so that a number stays a text: say {_IN_FULL.get(bare, bare)}, for example.",
         )
     has = {option.name: option.default for option in signature.options}
     required = [name for name, default in has.items() if default == REQUIRED]
@@ -186,6 +223,35 @@ def check_component_options(component: Component) -> None:
         expect(not problems, f"a default does not fit its option's type: {'; '.join(problems)}")
     if not required:
         component.bind(Reference(component.spec.name)).build()
+
+
+#: Types that hold others, and how to say of what.
+_IN_FULL = {
+    "list": "list[float]", "tuple": "tuple[float, ...]", "set": "set[str]",
+    "frozenset": "frozenset[str]", "dict": "dict[str, float]", "Sequence": "Sequence[float]",
+    "Mapping": "Mapping[str, float]", "Iterable": "Iterable[float]", "List": "List[float]",
+    "Tuple": "Tuple[float, ...]", "Set": "Set[str]", "Dict": "Dict[str, float]",
+}  # fmt: skip
+
+
+def _bare(annotation: str) -> Iterator[str]:
+    """The types in an annotation that hold others, and do not say what: `list` of `list | None`."""
+    tree = ast.parse(annotation, mode="eval")
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Subscript)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in _IN_FULL and id(node) not in told:
+            yield node.id
+
+
+def check_component_docs(trial: ComponentTrial) -> None:
+    """Its docstring says in Args what each option is."""
+    options = trial.component.signature.options
+    silent = [repr(option.parameter) for option in options if not option.doc.strip()]
+    expect(
+        not silent,
+        f"its docstring does not say what {', '.join(silent)} is: give it a line under Args (of a "
+        "class, in its own docstring); `rib-harness show` and the documentation print it.",
+    )
 
 
 def _free(defaults: dict[str, object]) -> dict[str, object]:
@@ -204,11 +270,18 @@ PLUGIN_CHECKS = (
     check_plugin_silent,
 )
 
+_WITH_OPTIONS = (
+    check_component_spec,
+    check_component_target,
+    check_component_options,
+    check_component_docs,
+)
+
 #: Kind → checks of what a component says of itself. A suite has no target; a metric no options.
 COMPONENT_CHECKS = {
-    "backbone": (check_component_spec, check_component_target, check_component_options),
-    "dataset": (check_component_spec, check_component_target, check_component_options),
-    "method": (check_component_spec, check_component_target, check_component_options),
+    "backbone": _WITH_OPTIONS,
+    "dataset": _WITH_OPTIONS,
+    "method": _WITH_OPTIONS,
     "metric": (check_component_spec, check_component_target),
     "suite": (check_component_spec,),
 }

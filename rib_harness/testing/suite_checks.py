@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
 from typing import get_args
 
 from rib_harness.catalog import Bound, Catalog, Component
 from rib_harness.config import Preset, make_recipe
 from rib_harness.errors import ConfigError, RibError, nearest
 from rib_harness.specs import SuiteSpec
+from rib_harness.testing.dataset_checks import DatasetTrial
 from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
 
 
@@ -31,10 +34,12 @@ class SuiteTrial:
     Args:
         component: the suite.
         catalog: where its members are.
+        data_root: the folder that holds datasets.
     """
 
     component: Component
     catalog: Catalog
+    data_root: Path | None = None
 
     @property
     def spec(self) -> SuiteSpec:
@@ -58,14 +63,30 @@ class SuiteTrial:
         for name in (*self.spec.members, *self.spec.references):
             yield self.find("dataset", name)
 
+    def photographs(self) -> Iterator[tuple[str, frozenset[str]]]:
+        """The datasets whose data are here, and the photographs that their images are of."""
+        for name in dict.fromkeys((*self.spec.members, *self.spec.references)):
+            try:
+                images = DatasetTrial(self.find("dataset", name), self.data_root).open()
+            except Exception:  # what does not open is told elsewhere
+                continue
+            yield name, frozenset(map(str, images.source.tolist()))
+
 
 def check_suite_datasets(trial: SuiteTrial) -> None:
     """Its members and references exist, each once; there are two members or more, none to train."""
     ids = [one.id for one in trial.datasets()]
+    members = len(trial.spec.members)
+    both = sorted({*ids[:members]} & {*ids[members:]})
+    expect(
+        not both,
+        f"{', '.join(both)} is both a member and a reference: forgetting is measured on datasets "
+        "that are no members.",
+    )
     twice = sorted({one for one in ids if ids.count(one) > 1})
     expect(not twice, f"it names {', '.join(twice)} twice.")
     expect(
-        len(trial.spec.members) > 1,
+        members > 1,
         "it has one member: RI compares a dataset with the others, so name two or more.",
     )
     for name, one in zip(trial.spec.members, trial.datasets(), strict=False):
@@ -98,13 +119,26 @@ def check_suite_label_spaces(trial: SuiteTrial) -> None:
 
 
 def check_suite_shares(trial: SuiteTrial) -> None:
-    """Groups that share photographs name its own datasets."""
+    """Groups that share photographs name its own datasets, and all that do share are in one.
+
+    Datasets whose data are not here are left out.
+    """
     known = {*trial.spec.members, *trial.spec.references}
     strangers = sorted({name for group in trial.spec.shares for name in group} - known)
     expect(
         not strangers,
         f"its `shares` name {', '.join(strangers)}: neither a member nor a reference.",
     )
+    for (one, left), (other, right) in combinations(trial.photographs(), 2):
+        common = left & right
+        together = any(one in group and other in group for group in trial.spec.shares)
+        expect(
+            together or not common,
+            f"{one} and {other} have photographs in common, {len(common)} of them "
+            f"(ImageSet.source, e.g. {min(common, default='')!r}): put them into one group of "
+            "`shares`. Where they are of different photographs, their datasets must not give these "
+            "the same text.",
+        )
 
 
 def check_suite_recipe(trial: SuiteTrial) -> None:
