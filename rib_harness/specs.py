@@ -34,7 +34,8 @@ class Spec:
         summary: one line for lists.
         citation: where it comes from, e.g. `"arXiv:1606.09282"`.
         license: SPDX id, or the terms in a few words.
-        version: raise it when results change for the same options; it is part of every key.
+        version: raise it when results change for the same options; it is part of every key (a
+            metric, which is computed anew each time, is in none).
         arguments: parameters of the target that this spec fixes, so that one target can serve
             several components; they are no options.
     """

@@ -67,7 +67,8 @@ def command(
         click.echo(dumps(made, form), nl=False)
     if not all(one.complete for one in made):
         raise RibError(
-            "INCOMPLETE: cells are missing; the same `rib-harness run` again computes only these."
+            "INCOMPLETE: cells are missing. Give the same `run` or `evaluate` again: it computes "
+            "only these."
         )
 
 

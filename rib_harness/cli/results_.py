@@ -68,7 +68,8 @@ def command(
         raise RibError("\n".join(problems))
     if not results.complete:
         raise RibError(
-            "INCOMPLETE: cells are missing; the same `rib-harness run` again computes only these."
+            "INCOMPLETE: cells are missing. Give the same `run` or `evaluate` again: it computes "
+            "only these."
         )
 
 
