@@ -261,7 +261,8 @@ class Bound:
         if not hasattr(dataset, "locate"):
             return None
         with guarded(self.component.what):
-            return str(dataset.locate(root))
+            there = dataset.locate(root)
+        return None if there is None else str(there)
 
     def arguments(self) -> dict[str, Any]:
         """The options under the names of the target's parameters."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -44,7 +45,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name, fits in (("mean", lambda x: 0 <= x <= 1), ("std", lambda x: x > 0)):
             value = getattr(self, name)
-            if not isinstance(value, tuple | list) or len(value) != 3 or not all(map(fits, value)):
+            numbers = isinstance(value, tuple | list) and all(isinstance(x, Real) for x in value)
+            if not numbers or len(value) != 3 or not all(map(fits, value)):
                 raise ConfigError(
                     [
                         f"Preprocess: expected {name} as three numbers, one a channel, of pixels "
@@ -176,10 +178,10 @@ class ImageSet:
             )
         seen: dict[int, str] = {}
         for name, ids in zip(self.classes, self.class_map, strict=True):
-            if not isinstance(ids, tuple | list) or not ids:
+            if not isinstance(ids, tuple | list) or not ids or not all(type(i) is int for i in ids):
                 raise DataError(
-                    f"class_map: expected a tuple of ids for the class {name!r}, as (3,), got "
-                    f"{ids!r}"
+                    f"class_map: expected a tuple of ids for the class {name!r}, plain integers "
+                    f"as (3,), got {ids!r}"
                 )
             for i in ids:
                 if i in seen:

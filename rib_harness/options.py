@@ -434,20 +434,23 @@ def _from_object(target: Any) -> Signature:
 
 def argument_docs(doc: str) -> dict[str, str]:
     """What the `Args:` section of a docstring says, name by name."""
-    found = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(doc) + "\n", re.MULTILINE)
+    found = re.search(
+        r"^(?:Args|Arguments):\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(doc) + "\n", re.MULTILINE
+    )
     if not found:
         return {}
     docs: dict[str, str] = {}
     body = found.group(1).rstrip("\n").split("\n")
     indent = len(body[0]) - len(body[0].lstrip())
-    name = ""
+    names: list[str] = []
     for line in body:
         if len(line) - len(line.lstrip()) == indent and ":" in line:
-            name, _, text = line.strip().partition(":")
-            name = name.split(" ")[0].lstrip("*")
-            docs[name] = text.strip()
-        elif name and line.strip():
-            docs[name] += " " + line.strip()
+            head, _, text = line.strip().partition(":")
+            # Several that are said together: `mean, std: …`
+            names = [one.split(" ")[0].lstrip("*") for one in head.split(", ")]
+            docs |= dict.fromkeys(names, text.strip())
+        elif line.strip():
+            docs |= {name: f"{docs[name]} {line.strip()}" for name in names}
     return docs
 
 

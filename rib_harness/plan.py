@@ -246,7 +246,7 @@ class _Planner:
                         + (" Another set of classes needs a backbone plugin." if family else "")
                     ]
                 )
-        self._check_suite()
+        self._check_suite(members)
         for method in methods:
             check_composition(self.catalog, method, self.config.preset)
         self.options = self._dataset_options(
@@ -392,18 +392,20 @@ class _Planner:
                 expected[name] = Expected(facts.accuracy[name], whole, source=facts.source)
         return expected
 
-    def _check_suite(self) -> None:
+    def _check_suite(self, members: Sequence[str]) -> None:
         """What a suite names twice would be counted twice.
+
+        Args:
+            members: those of this run: of the others the plugins may not be here.
 
         Raises:
             PluginError: its author has to mend it.
         """
-        spec = self.spec
-        names = [*spec.members, *spec.references]
+        names = [*members, *self.spec.references]
         ids = [self._bind("dataset", name).id for name in names]
         problems = [
             f"{name} is both a member and a reference"
-            if k < len(spec.members) and id in ids[len(spec.members) :]
+            if k < len(members) and id in ids[len(members) :]
             else f"{name} is named twice"
             for k, (name, id) in enumerate(zip(names, ids, strict=True))
             if id in ids[k + 1 :]

@@ -301,8 +301,8 @@ class Results(Sequence[RunResult]):
 
     def backbone_of(self, run: RunResult) -> str:
         """A run's backbone, with its weights where another run's of that name has others."""
-        name, weights = run.record["backbone"], run.record["weights"]
-        named = {r.record["weights"] for r in self._runs if r.record["backbone"] == name}
+        name, weights = run.record["backbone"], str(run.record.get("weights"))
+        named = {r.record.get("weights") for r in self._runs if r.record["backbone"] == name}
         return f"{name} · weights {weights[:WEIGHTS_SHOWN]}" if len(named) > 1 else str(name)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -314,7 +314,7 @@ class Results(Sequence[RunResult]):
                 "run": run.id,
                 "suite": record["suite"],
                 "backbone": record["backbone"],
-                "weights": record["weights"],
+                "weights": record.get("weights"),
                 "method": record["method"],
                 "seed": record["seed"],
                 "preset": record["preset"],

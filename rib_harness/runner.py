@@ -409,6 +409,12 @@ class _Walk:
                     origin=dataset.bound.key_fields(),
                     workers=self.session.config.workers,
                     advance=bar.advance,
+                    repacked=lambda: self.progress.say(
+                        f"{dataset.name}: its pictures are read otherwise than when they were last "
+                        "decoded, so they are decoded again. Numbers that this store has already "
+                        "are of the earlier ones: raise the dataset's version. If this comes each "
+                        "time, `read` gives another picture each time."
+                    ),
                 )
             finally:
                 bar.close()
@@ -437,7 +443,8 @@ class _Walk:
                 raise RibError(
                     f"The weights of {backbone.bound.label} are others than when this run was "
                     f"planned, {weights} instead of {backbone.identity.weights}. The same command "
-                    "again plans with these."
+                    "again plans with these; if this comes each time, its identity() is not "
+                    "repeatable."
                 )
             self._built[key] = classifier.requires_grad_(False)
         return self._built[key]

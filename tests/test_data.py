@@ -157,6 +157,7 @@ def broken(**changes: object) -> ImageSet:
         ({"names": ["a"]}, "needs 4 names"),
         ({"class_map": ((0,),)}, "class_map needs 10 entries"),
         ({"class_map": tuple((0,) for _ in range(10))}, "id 0 is of 'class 0' and of 'class 1'"),
+        ({"class_map": tuple((np.int64(i),) for i in range(10))}, "plain integers as"),
         ({"class_map": tuple(range(10))}, r"a tuple of ids for the class 'class 0', .* got 0"),
         ({"labels": [0, 1, 2, 3]}, r"expected labels as an int64 array \(N,\), got list"),
     ],
@@ -187,6 +188,7 @@ def test_what_is_no_picture_is_named() -> None:
         ({"mean": 0.5}, r"expected mean as three numbers, .* got 0\.5"),
         ({"mean": (127.5, 127.5, 127.5)}, r"of pixels in 0 … 1, got \(127"),
         ({"std": (0.2, 0.2, 0.0)}, r"expected std as three numbers"),
+        ({"mean": ("0.5",) * 3}, r"expected mean as three numbers"),
     ],
 )
 def test_a_mean_and_a_std_are_of_three_channels_in_0_to_1(
@@ -214,10 +216,38 @@ def test_a_pack_of_pictures_that_are_read_otherwise_now_is_made_again() -> None:
     images, order = tiny_images(40, seed=13), in_order(40, 40)
     before = read_all(Pixels(images, TINY, pack=True), order)
     changed = replace(images, read=lambda index: ImageOps.invert(images.image(index)))
-    for _ in range(2):
-        np.testing.assert_array_equal(
-            read_all(Pixels(changed, TINY, pack=True), order), 255 - before
-        )
+    told: list[int] = []
+    for times in (1, 1):
+        made = Pixels(changed, TINY, pack=True, repacked=lambda: told.append(1))
+        np.testing.assert_array_equal(read_all(made, order), 255 - before)
+        assert len(told) == times
+
+
+def test_a_pack_serves_where_the_pictures_have_gone() -> None:
+    images, order = tiny_images(40, seed=14), in_order(40, 40)
+    before = read_all(Pixels(images, TINY, pack=True), order)
+
+    def gone(index: int) -> Image.Image:
+        raise FileNotFoundError(index)
+
+    there = Pixels(replace(images, read=gone), TINY, pack=True)
+    np.testing.assert_array_equal(read_all(there, order), before)
+
+
+def test_a_pack_that_was_made_is_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may put its own, of other code, in the place at any moment."""
+    images, order = tiny_images(40, seed=15), in_order(40, 40)
+    expected = read_all(Pixels(images, TINY, pack=False), order)
+    replaced = Path.replace
+
+    def overtaken(self: Path, target: Path) -> Path:
+        placed = replaced(self, target)
+        other = target.with_suffix(".other.npy")
+        np.save(other, 255 - np.load(placed))
+        return replaced(other, target)
+
+    monkeypatch.setattr(Path, "replace", overtaken)
+    np.testing.assert_array_equal(read_all(Pixels(images, TINY, pack=True), order), expected)
 
 
 def test_without_room_for_a_pack_the_pictures_are_decoded_at_each_pass(

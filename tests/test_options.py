@@ -690,3 +690,11 @@ def test_several_paths_are_kept_as_texts(module: Module, tmp_path: Path) -> None
     assert found == {"one": str(Path("a").absolute()),
                      "files": (f"{tmp_path}/x", f"{tmp_path}/y")}  # fmt: skip
     assert as_paths(found["files"]) == (tmp_path / "x", tmp_path / "y")
+
+
+def test_several_arguments_may_be_said_together() -> None:
+    doc = "Do.\n\nArgs:\n    mean, std: a channel,\n        of values.\n    size (int): side.\n"
+    docs = argument_docs(doc)
+    assert docs["mean"] == docs["std"] == "a channel, of values."
+    assert docs["size"] == "side."
+    assert argument_docs(doc.replace("Args", "Arguments")) == docs

@@ -547,6 +547,13 @@ class Flat(torch.nn.Module):
         return images.mean((2, 3), keepdim=self.keep)
 
 
+class Pair(Flat):
+    """As of a library whose encoders give more than the features."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return super().forward(images), images
+
+
 PREPROCESS = Preprocess(size=8)
 
 
@@ -555,7 +562,9 @@ PREPROCESS = Preprocess(size=8)
     [
         (torch.nn.Flatten(), r"build\(\) gave Flatten: return a rib_harness.Classifier"),
         (Classifier(Flat(keep=True), torch.nn.Linear(3, 11), PREPROCESS),
-         r"its encoder gave \(1, 3, 1, 1\), expected \(N, D\)"),
+         r"its encoder gave \(1, 3, 1, 1\), expected a tensor \(N, D\)"),
+        (Classifier(Pair(), torch.nn.Linear(3, 11), PREPROCESS),
+         r"its encoder gave tuple, expected a tensor \(N, D\)"),
         (Classifier(Flat(), torch.nn.Linear(3, 10), PREPROCESS),
          r"its head gave \(1, 10\), expected \(N, 11\), as its identity\(\) says"),
     ],
@@ -612,6 +621,7 @@ def test_weights_that_are_others_now_are_never_scored_under_the_kept_digest() ->
     [
         ({"references": ("digits-a",)}, "digits-a is both a member and a reference"),
         ({"members": ("digits-a", "digits/digits-a", "digits-r")}, "digits-a is named twice"),
+        ({"members": ("digits-a", "digits-r", "digits-a")}, "digits-a is named twice"),
         ({"members": ("digits-a", "tens")},
          r"tens: it is over tens \(10 classes\), the suite x-rib over digits-11 \(11 classes\)"),
     ],
@@ -631,6 +641,51 @@ def test_a_suite_that_counts_twice_or_mixes_classes_is_refused(
     config = make_config({"suite": "x-rib", "method": "ft", "limit": 2})
     with pytest.raises(RibError, match=said):
         make_plan(config, catalog, Store("store"))
+
+
+def test_a_member_that_is_not_here_is_only_missed_where_it_is_chosen() -> None:
+    base = load_catalog()
+    good: Any = base.get("suite", "digits-rib").spec
+    spec = replace(good, name="x-rib", members=("digits-a", "digits-r", "not-here"))
+    catalog = catalog_with((spec, None), base=base)
+    asked: dict[str, Any] = {"suite": "x-rib", "method": "ft", "limit": 2}
+    chosen = make_config({**asked, "dataset": ["digits-a", "digits-r"]})
+    assert make_plan(chosen, catalog, Store("store")).steps
+    with pytest.raises(RibError, match="No dataset is called 'not-here'"):
+        make_plan(make_config(asked), catalog, Store("store"))
+
+
+def test_pictures_that_are_read_otherwise_than_before_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers that the store has already are of the earlier ones."""
+    from rib_harness.cli.show_progress import RichProgress
+
+    dark: list[int] = []
+
+    class Changing:
+        def open(self, root: Path | None) -> Any:
+            made = tiny_images(24)
+            other = lambda i: Image.eval(made.image(i), lambda x: 255 - x)  # noqa: E731
+            return replace(made, fingerprint="the-same", read=other if dark else made.read)
+
+    base = load_catalog()
+    good: Any = base.get("suite", "digits-rib").spec
+    data = DatasetSpec(name="changing", target="", summary="", label_space=good.label_space)
+    spec = replace(good, name="x-rib", members=("digits-a", "changing"), references=())
+    catalog = catalog_with((data, Changing), (spec, None), base=base)
+
+    def said(store: str) -> str:
+        config = make_config({"suite": "x-rib", "limit": 2, "store": store,
+                              "backbone": "digits-conv"})  # fmt: skip
+        with RichProgress() as progress:
+            execute(open_session(config, catalog=catalog, progress=progress))
+        return capsys.readouterr().err
+
+    assert "read otherwise" not in said("one")
+    dark.append(1)
+    assert "changing: its pictures are read otherwise than when they were last" in said("two")
+    assert "read otherwise" not in said("three")
 
 
 def test_a_store_whose_first_process_was_killed_at_its_start_is_a_store() -> None:

@@ -371,8 +371,8 @@ def test_a_short_name_of_another_plugin_is_refused() -> None:
     found = {c.id: c.outcome() for c in checks_of("testing", catalog) if c.id.endswith("/spec")}
     assert found["method/mine/spec"]["result"] == "failed"
     assert found["method/mine/spec"]["reason"] == (
-        "unknown has a method called 'mine', too: for whoever has both installed the short name "
-        "is ambiguous. Choose another, e.g. 'testing-mine'."
+        "the plugin other (unknown) has a method called 'mine', too: for whoever has both "
+        "installed the short name is ambiguous. Choose another."
     )
     assert found["metric/mine/spec"]["result"] == "ok"
 

@@ -60,6 +60,7 @@ class _Bar:
     def __init__(self, shown: RichProgress, label: str, total: int, done: int, unit: str):
         self.shown, self.label, self.total, self.unit = shown, label, total, unit
         self.units, self.begun = 0, time.monotonic()
+        self.around = sys.exc_info()[1]  # an error that is being handled: none of this work
         self.numbers: dict[str, float] = {}
         self.task: TaskID | None = None
         if shown._rich is not None:
@@ -87,5 +88,5 @@ class _Bar:
         if self.shown._rich is not None and self.task is not None:
             self.shown._rich.remove_task(self.task)
         if self.units:
-            stopped = "stopped; " if sys.exc_info()[0] is not None else ""
+            stopped = "stopped; " if sys.exc_info()[1] is not self.around else ""
             self.shown.say(f"{self.label}: {stopped}{self.text()}")

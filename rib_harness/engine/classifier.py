@@ -86,12 +86,16 @@ def misfit(built: object, classes: int) -> str:
     if not isinstance(built, Classifier):
         return f"build() gave {type(built).__name__}: return a rib_harness.Classifier."
     side = built.preprocess.size
+    where = next((tensor.device for tensor in built.state_dict().values()), None)
     with torch.no_grad():
-        features = built.eval().features(torch.zeros(1, 3, side, side))
-        if features.ndim != 2:
+        features: object = built.eval().features(torch.zeros(1, 3, side, side, device=where))
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            gave = (
+                tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            )
             return (
-                f"its encoder gave {tuple(features.shape)}, expected (N, D): pool in it, or end "
-                "it with nn.Flatten()."
+                f"its encoder gave {gave}, expected a tensor (N, D): pool in it, or end it with "
+                "nn.Flatten()."
             )
         logits = tuple(built.head(features).shape)
     if logits != (1, classes):

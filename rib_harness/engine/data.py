@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rib_harness.cache import cache_dir
-from rib_harness.errors import ConfigError
+from rib_harness.errors import ConfigError, DataError
 from rib_harness.images import ImageSet, Preprocess
 from rib_harness.store import is_full
 
@@ -92,6 +92,7 @@ class Pixels:
         workers: threads that decode; None is one a core.
         pack: keep the decoded pixels in the user's cache folder; None decides by size.
         advance: told how many more images were decoded, for a progress bar.
+        repacked: told that the pack was of other pictures than those that are read now.
 
     Raises:
         DataError: an image that cannot be decoded, by name.
@@ -106,6 +107,7 @@ class Pixels:
         workers: int | None = None,
         pack: bool | None = None,
         advance: Advance | None = None,
+        repacked: Callable[[], None] | None = None,
     ):
         self.images = images
         self.preprocess = preprocess
@@ -116,7 +118,7 @@ class Pixels:
         self.packed: NDArray[np.uint8] | None = None
         self.rows: NDArray[np.int64] | None = None  # of the pack, for a part of the set
         if size <= limit if pack is None else pack:
-            self.packed = self._pack(advance)
+            self.packed = self._pack(advance, repacked)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -159,7 +161,9 @@ class Pixels:
 
         return read
 
-    def _pack(self, advance: Advance | None) -> NDArray[np.uint8] | None:
+    def _pack(
+        self, advance: Advance | None, repacked: Callable[[], None] | None
+    ) -> NDArray[np.uint8] | None:
         """The pack, made if needed; None if the disk has no room for it."""
         n, side = len(self.images), self.preprocess.size
         what = {
@@ -176,6 +180,8 @@ class Pixels:
             packed = _mapped(path, expected)
             if self._agrees(packed):
                 return packed
+            if repacked is not None:
+                repacked()
         except (OSError, EOFError, ValueError):  # not there, or not whole
             pass
         # Written elsewhere and renamed, so that a killed process leaves no half pack.
@@ -189,6 +195,7 @@ class Pixels:
                         file.write(pixels.tobytes())
                     if advance is not None:
                         advance(len(chunk))
+            packed = _mapped(Path(scratch), expected)  # ours, whatever another process puts there
             Path(scratch).replace(path)
         except OSError as error:
             if not is_full(error):
@@ -196,7 +203,7 @@ class Pixels:
             return None  # decoded at each pass instead
         finally:
             Path(scratch).unlink(missing_ok=True)
-        return _mapped(path, expected)
+        return packed
 
     def _agrees(self, packed: NDArray[np.uint8]) -> bool:
         """Whether a few pictures are read as they were packed.
@@ -204,7 +211,10 @@ class Pixels:
         The fingerprint is of the files: it does not say that a dataset's code has changed.
         """
         some = np.linspace(0, len(packed) - 1, COMPARED).astype(int)
-        return all(np.array_equal(packed[i], self._read(i)) for i in some)
+        try:
+            return all(np.array_equal(packed[i], self._read(i)) for i in some)
+        except DataError:  # gone since then: nothing says that the pack is wrong
+            return True
 
 
 def _pack_limit() -> float:

@@ -163,9 +163,9 @@ def check_component_spec(trial: ComponentTrial) -> None:
         same = sorted(_short_names(spec) & _short_names(other.spec))
         expect(
             other.plugin.name == component.plugin.name or not same,
-            f"{other.plugin.distribution} has a {spec.kind} called {''.join(same[:1])!r}, too: "
-            "for whoever has both installed the short name is ambiguous. Choose another, e.g. "
-            f"'{component.plugin.name}-{''.join(same[:1])}'.",
+            f"the plugin {other.plugin.name} ({other.plugin.distribution}) has a {spec.kind} "
+            f"called {''.join(same[:1])!r}, too: for whoever has both installed the short name is "
+            "ambiguous. Choose another.",
         )
 
 
@@ -239,8 +239,9 @@ def _bare(annotation: str) -> Iterator[str]:
     tree = ast.parse(annotation, mode="eval")
     told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Subscript)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in _IN_FULL and id(node) not in told:
-            yield node.id
+        name = getattr(node, "id", "") or getattr(node, "attr", "")  # list, typing.List
+        if name in _IN_FULL and id(node) not in told:
+            yield name
 
 
 def check_component_docs(trial: ComponentTrial) -> None:

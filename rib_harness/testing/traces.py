@@ -89,6 +89,6 @@ def _writers() -> Iterator[dict[str, str]]:
 
 def _states() -> dict[str, Any]:
     states = {"random": random.getstate(), "numpy": np.random.get_state(legacy=True)}
-    if "torch" in sys.modules:  # else nobody has drawn from it
+    if sys.modules.get("torch") is not None:  # else nobody has drawn from it
         states["torch"] = sys.modules["torch"].get_rng_state().numpy()
     return states
