@@ -263,6 +263,13 @@ def test_a_number_outside_the_range_of_the_spec_is_the_plugins_mistake(store: St
                 measure(run, store, one)
 
 
+def test_the_arguments_of_its_spec_are_given_to_it(store: Store) -> None:
+    one = metric("matrix", lambda matrix, times: times * matrix.mri)
+    one = replace(one, spec=replace(one.spec, arguments={"times": 2}))
+    run = run_of(store, "ft")
+    assert [found.value for found in measure(run, store, one)] == [2 * run.mri]
+
+
 def test_a_column_that_there_is_not_is_named(store: Store) -> None:
     run = run_of(store, "ft")
     with pytest.raises(PluginError, match=r"no column 'conf'\. Did you mean 'confidence'"):

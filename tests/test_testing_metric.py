@@ -36,6 +36,14 @@ def accuracy(scores: Scores) -> float:
     return 100 * float(scores.correct.mean())
 
 
+def share_above(scores: Scores, bound: float) -> float:
+    if not len(scores):
+        raise InapplicableError("No image.")
+    confidence = scores.column("confidence")
+    right = scores.correct & (confidence > bound)
+    return 100 * float(right.mean()) if np.isfinite(confidence).all() else float("nan")
+
+
 def mean_nll(scores: Scores) -> float:
     return float(scores.column("nll").mean())
 
@@ -55,6 +63,7 @@ def apart(one: Features, other: Features) -> float:
 LESS: dict[str, Any] = {"higher_is_better": False, "range": (0.0, float("inf"))}
 GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (accuracy, {}),
+    (share_above, {"arguments": {"bound": 0.5}}),
     (mean_nll, LESS),
     (mean_change, {"level": "matrix", "range": (-100.0, 100.0)}),
     (moved, {"level": "drift", **LESS}),

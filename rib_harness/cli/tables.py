@@ -76,17 +76,8 @@ def print_results(results: Results, catalog: Catalog) -> None:
     together: dict[tuple[str, ...], list[RunResult]] = {}
     for run in results:
         record = run.record
-        parts = (
-            "suite",
-            "backbone",
-            "weights",
-            "limit",
-            "members",
-            "preset",
-            "recipe",
-            "notes",
-            "expected",
-        )
+        parts = ("suite", "backbone", "weights", "limit", "members", "preset", "recipe", "notes",
+                 "expected")  # fmt: skip
         key = (*(str(record.get(part)) for part in parts), str(record["cells"]["pre"]))
         together.setdefault(key, []).append(run)
     for runs in together.values():

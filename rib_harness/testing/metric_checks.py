@@ -7,6 +7,7 @@ import reprlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -69,7 +70,7 @@ class MetricTrial:
         Raises:
             CheckSkipped: it does not apply to these inputs.
         """
-        compute = load_target(self.spec.target, self.component.what)
+        compute = partial(load_target(self.spec.target, self.component.what), **self.spec.arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # NumPy warns of what the checks look for
             try:
