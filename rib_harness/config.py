@@ -242,15 +242,11 @@ def _collect(
                 close = re.sub(r"'([\w-]+)'", rf"'{prefix}\1'", nearest(name, known))
                 listed = ", ".join(prefix + one for one in known)
                 problems.append(f"{prefix}{name} is no setting.{close} Settings: {listed}.")
-            elif item["type"] in ("tuple_type", "string_type"):
-                hint = (
-                    " A model or a class is not taken as it is: give its weights as "
-                    "'timm:TAG,weights=FILE', or make it a plugin."
-                    if name.partition(".")[0] in ("backbone", "method")
-                    else ""
-                )
+            elif name.partition(".")[0] in ("backbone", "method"):
                 problems.append(
-                    f"{prefix}{name}: expected text, or several, got {_short(item['input'])}.{hint}"
+                    f"{name}: expected text, or several, got {_short(item['input'])}. A model or a "
+                    "class is not taken as it is: give its weights as 'timm:TAG,weights=FILE', or "
+                    "make it a plugin."
                 )
             else:
                 problems.append(f"{prefix}{name}: {item['msg']}, got {_short(item['input'])}.")

@@ -222,7 +222,7 @@ class ImageSet:
         raise DataError(
             f"{self.names[index]}: `read` gave {type(picture).__name__}, expected a PIL image: "
             "Image.fromarray(…)"
-        )
+        ) from TypeError(type(picture).__name__)
 
     def shown(self, index: int) -> Image.Image:
         """The picture for people to see, as it was published."""

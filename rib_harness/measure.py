@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,7 +74,7 @@ def measure(run: RunResult, store: Store, metric: Component) -> list[Value]:
             or not isinstance(one.value, Real)
             or not math.isfinite(one.value)
         ):
-            raise PluginError(f"{metric.what} gave {_shown(one.value)}; expected a number.")
+            raise PluginError(f"{metric.what} gave {shown(one.value)}; expected a number.")
         low, high = spec.range
         slack = ROUNDING * max(1.0, abs(one.value))
         if not low - slack <= one.value <= high + slack:
@@ -84,10 +85,11 @@ def measure(run: RunResult, store: Store, metric: Component) -> list[Value]:
     return [replace(one, value=float(one.value)) for one in values]
 
 
-def _shown(value: Any) -> str:
-    """A value that is no number: an array by its shape."""
+def shown(value: object) -> str:
+    """What a metric gave: of an array type and shape, of anything else the beginning."""
     shape = getattr(value, "shape", ())
-    return f"{type(value).__name__} of shape {tuple(shape)}" if shape else repr(value)
+    kind = type(value).__name__
+    return f"{kind} of shape {tuple(shape)}" if shape else reprlib.repr(value)
 
 
 def _flat(found: Any) -> Iterator[Value]:

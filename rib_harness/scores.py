@@ -31,6 +31,19 @@ SCORES = pa.schema(
 )
 
 
+def check_column(name: str) -> None:
+    """Raise unless scores have it.
+
+    Raises:
+        PluginError: with the nearest name.
+    """
+    if name not in SCORES.names:
+        raise PluginError(
+            f"scores have no column {name!r}.{nearest(name, SCORES.names)} Columns: "
+            f"{', '.join(SCORES.names)}."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """The scores of one checkpoint on one dataset.
@@ -68,11 +81,7 @@ class Scores:
         Raises:
             PluginError: there is none of this name.
         """
-        if name not in SCORES.names:
-            raise PluginError(
-                f"scores have no column {name!r}.{nearest(name, SCORES.names)} Columns: "
-                f"{', '.join(SCORES.names)}."
-            )
+        check_column(name)
         array: NDArray[Any] = self.table.column(name).to_numpy(zero_copy_only=False)
         return array
 

@@ -371,7 +371,8 @@ def test_an_object_where_a_reference_belongs_is_told_in_one_line() -> None:
             return "Net(\n  (0): Linear()\n)"
 
     with pytest.raises(ConfigError) as caught:
-        make_config({"backbone": Net(), "method": 3.5})
-    backbone, method = caught.value.problems
+        make_config({"backbone": Net(), "method": 3.5, "seed": 2.5})
+    backbone, method, seed = caught.value.problems
+    assert "text" not in seed and seed.endswith("got 2.5.")
     assert backbone.startswith("backbone: expected text, or several, got an object of Net. A model")
     assert method.startswith("method: expected text, or several, got 3.5.")

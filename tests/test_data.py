@@ -233,6 +233,13 @@ def test_a_pack_serves_where_the_pictures_have_gone() -> None:
     there = Pixels(replace(images, read=gone), TINY, pack=True)
     np.testing.assert_array_equal(read_all(there, order), before)
 
+    def mistaken(index: int) -> Image.Image:
+        return images.image(index).no_such_method()  # type: ignore[no-any-return, attr-defined]
+
+    for wrong in (mistaken, lambda index: np.asarray(images.image(index))):
+        with pytest.raises(DataError, match=r"no_such_method|`read` gave ndarray"):
+            Pixels(replace(images, read=wrong), TINY, pack=True)
+
 
 def test_a_pack_that_was_made_is_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process may put its own, of other code, in the place at any moment."""

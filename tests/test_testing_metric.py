@@ -11,7 +11,7 @@ import pytest
 
 from rib_harness import Features, InapplicableError, Matrix, MetricSpec, Scores
 from rib_harness.catalog import Catalog
-from rib_harness.errors import ConfigError
+from rib_harness.errors import ConfigError, PluginError
 from rib_harness.testing import (
     Check,
     Golden,
@@ -333,7 +333,7 @@ def test_a_golden_value_of_another_metric_is_refused() -> None:
 def test_a_column_that_scores_have_not_is_refused() -> None:
     """Source: the columns of a scores file."""
     with pytest.raises(
-        TypeError, match=r"no column 'conf'\. Did you mean 'confidence'\? Columns: i"
+        PluginError, match=r"no column 'conf'\. Did you mean 'confidence'\? Columns: i"
     ):
         scores_of(label=[0, 1], conf=[0.9, 0.8])
 

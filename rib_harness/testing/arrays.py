@@ -8,28 +8,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rib_harness.errors import nearest
 from rib_harness.features import Features
 from rib_harness.matrix import Cell, Matrix
-from rib_harness.scores import SCORES, Scores
+from rib_harness.scores import SCORES, Scores, check_column
 
 
 def scores_of(**columns: Sequence[Any]) -> Scores:
     """Scores with these columns; the others are what a sure, right answer would have.
 
     Raises:
-        TypeError: scores have no such column.
+        PluginError: scores have no such column.
 
     Example:
         >>> scores_of(label=[0, 1], prediction=[0, 0]).correct.tolist()
         [True, False]
     """
     for name in columns:
-        if name not in SCORES.names:
-            raise TypeError(
-                f"scores have no column {name!r}.{nearest(name, SCORES.names)} Columns: "
-                f"{', '.join(SCORES.names)}."
-            )
+        check_column(name)
     n = len(next(iter(columns.values())))
     label = list(columns.get("label", [0] * n))
     whole: dict[str, Sequence[Any]] = {

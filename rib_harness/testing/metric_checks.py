@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import reprlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from rib_harness.catalog import Component
 from rib_harness.errors import InapplicableError, RibError
-from rib_harness.measure import _flat
+from rib_harness.measure import _flat, shown
 from rib_harness.options import load_target
 from rib_harness.specs import MetricSpec
 from rib_harness.testing.metric_inputs import (
@@ -80,7 +79,7 @@ class MetricTrial:
         for one in found:
             if isinstance(one.value, bool) or not isinstance(one.value, Real):
                 raise CheckError(
-                    f"it gave {_told(one.value)}: return a float, or a dict of floats."
+                    f"it gave {shown(one.value)}: return a float, or a dict of floats."
                 )
         return {(one.source, one.dataset): float(one.value) for one in found}
 
@@ -257,13 +256,6 @@ def check_metric_golden(
         math.isclose(found[key], known[key], rel_tol=tolerance, abs_tol=tolerance) for key in known
     )
     expect(same, f"it gives {_shown(found)}; its author says {_shown(known)}.")
-
-
-def _told(value: object) -> str:
-    """What a metric gave: of an array type and shape, of anything else the beginning."""
-    shape = getattr(value, "shape", None)
-    kind = type(value)
-    return reprlib.repr(value) if shape is None else f"{kind.__name__} of shape {tuple(shape)}"
 
 
 def _shown(values: Values) -> str:
