@@ -230,7 +230,8 @@ def _hint(error: BaseException, package: str) -> str:
     typo = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", told(error))
     classes = [*hookspecs.REGISTRATION.values(), Variant, LabelSpace] if typo else []
     known = {one.__name__: [f.name for f in fields(one)] for one in classes}
-    return place + (nearest(typo.group(2), known.get(typo.group(1), ())) if typo else "")
+    meant = nearest(typo.group(2), known.get(typo.group(1), ())) if typo else ""
+    return f"{place}.{meant}" if meant else place
 
 
 def listed(variable: str, environ: Mapping[str, str]) -> set[str]:

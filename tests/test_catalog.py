@@ -375,7 +375,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "misspelled-field": (
         returning("MethodSpec(name='m', target='a.b:C', sumary='')"),
-        ") Did you mean 'summary'?",
+        "). Did you mean 'summary'?",
     ),
 }
 
