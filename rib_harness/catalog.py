@@ -35,6 +35,7 @@ from rib_harness.options import (
     signature_of,
     spelled,
 )
+from rib_harness.provenance import code_of
 from rib_harness.quiet import stdout_to_stderr
 from rib_harness.specs import KINDS, BackboneSpec, Event, MetricSpec, Spec, Variant
 
@@ -167,6 +168,7 @@ class Component:
             "target": self.spec.target,
             "plugin": plugin.name,
             **plugin.code,
+            "code": code_of(self.spec),
         }
 
 

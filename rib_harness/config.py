@@ -95,11 +95,12 @@ class RunConfig(BaseModel):
     probe_every: int | None = Field(None, ge=1)  #: updates between looks at the scoring sets
     probe_images: int = Field(64, ge=1)  #: of each scoring set, in such a look
     features: int | None = Field(None, ge=2)  #: images of each set whose features are kept
+    rerun: tuple[str, ...] = ()  #: what to do again: methods, backbones, datasets, steps
     tracker: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
 
     @field_validator(
         "backbone", "method", "dataset", "data", "sweep", "search", "accept_license", "no_plugin",
-        "requires", "seed", "tracker",
+        "requires", "seed", "tracker", "rerun",
         mode="before",
     )  # fmt: skip
     @classmethod
@@ -138,7 +139,8 @@ class RunConfig(BaseModel):
 
     def resolved(self) -> dict[str, Any]:
         """Everything that is set, as TOML values with absolute paths."""
-        data = self.model_dump(mode="json", exclude_none=True)
+        # What is done again is said of one command, not of the run.
+        data = self.model_dump(mode="json", exclude_none=True, exclude={"rerun"})
         # TOML has no null, and a recipe's "no limit" must replace what the suite says.
         data["recipe"] = {k: "none" if v is None else v for k, v in self.recipe.items()}
         for name in ("store", "data_root"):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rib_harness.errors import StoreError
+from rib_harness.store import AGAIN
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +52,7 @@ class Features:
                 arrays: dict[str, Any] = {name: file.get_tensor(name) for name in _ARRAYS}
                 told = json.loads(file.metadata()["told"])
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise StoreError(
-                f"{path} is damaged ({error}). Delete its folder to redo it."
-            ) from None
+            raise StoreError(f"{path} is damaged ({error}). {AGAIN}") from None
         ids = tuple(tuple(one) for one in told["ids"])
         return cls(**arrays, ids=ids, moved={k: tuple(v) for k, v in told["moved"].items()})
 

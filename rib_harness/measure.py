@@ -18,7 +18,7 @@ from rib_harness.options import load_target
 from rib_harness.results import RunResult
 from rib_harness.scores import Scores
 from rib_harness.specs import MetricSpec
-from rib_harness.store import Store
+from rib_harness.store import FEATURES, SCORES, Store
 
 #: Relative; what a value may lie outside its range by, since sums are rounded.
 ROUNDING = 1e-6
@@ -112,7 +112,7 @@ def _of_scores(run: RunResult, store: Store, compute: Callable[[Scores], float])
         if store.done(key) is None:
             continue  # the table says that the matrix is incomplete
         try:
-            scores = Scores.read(store.folder(key) / "scores.parquet")
+            scores = Scores.read(store.file(key, SCORES))
             values.append(Value(source, dataset, compute(scores)))
         except InapplicableError as error:
             reason = error
@@ -140,7 +140,7 @@ def _of_features(
                 raise MissingFeaturesError(
                     "Some features are missing: give the command with --features again."
                 )
-            kept[key] = Features.read(store.folder(key) / "features.safetensors")
+            kept[key] = Features.read(store.file(key, FEATURES))
         return kept[key]
 
     values, reason = [], None

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +36,7 @@ from rib_harness.images import ImageSet, Preprocess
 from rib_harness.known_answers import Expected
 from rib_harness.options import Reference, spelled
 from rib_harness.protocols import Identity
-from rib_harness.pruning import held_out, is_pruned, kept_count
+from rib_harness.pruning import held_out, is_pruned, kept_count, needs_scores
 from rib_harness.specs import SuiteSpec
 from rib_harness.store import RUN_FORMAT, Store, key_of
 
@@ -91,7 +91,7 @@ class Step:
         id: for people: kind, backbone, method, source, seed, dataset.
         key: hash of `inputs`.
         inputs: all that can change the result.
-        done: whether the store has it.
+        done: whether the store has it, whole, and it need not be done again.
         backbone: what it starts from.
         dataset: what it trains on, or what it is scored on.
         preprocess: what its pictures go through: the backbone's, but for sets of crops.
@@ -110,7 +110,6 @@ class Step:
     id: str
     key: str
     inputs: Mapping[str, Any] = field(repr=False)
-    done: bool
     backbone: PlannedBackbone = field(repr=False)
     dataset: PlannedDataset = field(repr=False)
     preprocess: Preprocess = field(repr=False)
@@ -120,6 +119,7 @@ class Step:
     recipe: Recipe | None = field(default=None, repr=False)
     seed: int = 0
     split: int = 0
+    done: bool = False
     needs: Mapping[str, Step] = field(default_factory=dict, repr=False)
     calls: Mapping[str, Bound] = field(default_factory=dict, repr=False)
     reads: Mapping[str, tuple[PlannedDataset, Preprocess]] = field(default_factory=dict, repr=False)
@@ -128,6 +128,21 @@ class Step:
     probes: Mapping[str, tuple[PlannedDataset, Preprocess]] = field(
         default_factory=dict, repr=False
     )
+
+    @property
+    def rests_on(self) -> list[Step]:
+        """The steps whose results it reads."""
+        read = [*self.needs.values(), self.model]
+        if self.recipe is not None and needs_scores(self.recipe):
+            read.append(self.pre)
+        return [step for step in read if step is not None]
+
+    @property
+    def names(self) -> set[str]:
+        """What may name it in `rerun`: its id, and its components, as label, name or id."""
+        bound = [self.backbone.bound, self.dataset.bound, self.method]
+        parts = [(b.label, b.spec.name, b.component.id) for b in bound if b is not None]
+        return {self.id, self.dataset.name, *(name for part in parts for name in part)}
 
     @property
     def is_baseline(self) -> bool:
@@ -157,6 +172,7 @@ class Plan:
         notes: what a user should know before the work starts.
         resolved: settings of the configuration in which nothing is left to a default or to the
             current folder.
+        again: keys of the steps that are done again, though the store may have them.
     """
 
     suite: Component
@@ -165,6 +181,7 @@ class Plan:
     expected: Mapping[str, Mapping[str, Expected]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    again: frozenset[str] = frozenset()
 
     @property
     def missing(self) -> list[Step]:
@@ -299,7 +316,12 @@ class _Planner:
                     records.append(
                         self._record(backbone, method, seed, members, sources, pre, made, post)
                     )
-        steps = tuple(sorted(self.steps.values(), key=lambda step: step.kind != "finetune"))
+        again = self._again()
+        done = self._done(again)
+        steps = tuple(
+            replace(step, done=step.key in done)
+            for step in sorted(self.steps.values(), key=lambda step: step.kind != "finetune")
+        )
         baseline = tuple(s for s in steps if s.is_baseline)
         others = tuple(s for s in steps if s not in baseline)
         resolved: dict[str, Any] = {
@@ -314,8 +336,49 @@ class _Planner:
             "recipe": self.recipe.model_dump(mode="json"),
         }
         return Plan(
-            self.suite, (*baseline, *others), tuple(records), expected, tuple(self.notes), resolved
-        )
+            self.suite, (*baseline, *others), tuple(records), expected, tuple(self.notes), resolved,
+            again,
+        )  # fmt: skip
+
+    def _again(self) -> frozenset[str]:
+        """Keys of the steps that `rerun` names, and of those that rest on them.
+
+        Raises:
+            ConfigError: it names nothing of this run.
+        """
+        again: set[str] = set()
+        names: set[str] = set()
+        problems = []
+        for step in self.steps.values():
+            names |= step.names
+        for text in self.config.rerun:
+            found = {
+                key
+                for key, step in self.steps.items()
+                if text in step.names or (len(text) >= 8 and key.startswith(text))
+            }
+            if not found:
+                problems.append(
+                    f"rerun: {text!r} is no method, backbone, dataset or step of this run."
+                    f"{nearest(text, names)} `rib-harness plan` prints ids and keys of steps."
+                )
+            again |= found
+        if problems:
+            raise ConfigError(problems)
+        for key, step in self.steps.items():  # what a step needs comes before it
+            if any(one.key in again for one in step.rests_on):
+                again.add(key)
+        return frozenset(again)
+
+    def _done(self, again: Collection[str]) -> set[str]:
+        """Keys of the steps that need not be done."""
+        done = {key for key in self.steps if key not in again and self.store.done(key) is not None}
+        # What a missing step starts from is looked at as a whole; a file of weights that does not
+        # verify is made again, and what that one starts from is looked at in turn.
+        for key, step in reversed(self.steps.items()):
+            if key not in done:
+                done -= {one.key for one in step.rests_on if not self.store.whole(one.key)}
+        return done
 
     def _bind(self, kind: str, text: str) -> Bound:
         """A suite's own plugin is asked first for the names that the suite uses."""
@@ -697,9 +760,8 @@ class _Planner:
         inputs["preprocess"] = preprocess.to_json()
         key = key_of(inputs)
         if key not in self.steps:
-            done = self.store.done(key) is not None
             self.steps[key] = Step(
-                kind, "/".join(parts), key, inputs, done, backbone, dataset, preprocess, **rest
+                kind, "/".join(parts), key, inputs, backbone, dataset, preprocess, **rest
             )
         return self.steps[key]
 

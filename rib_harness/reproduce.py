@@ -191,14 +191,13 @@ def _of_store(path: Path, prefix: str) -> Recorded:
         steps |= _needed(opened, steps)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RibError(
-            f"A record in {path / 'runs'} is damaged, or one of its steps: {error!r}. Delete it; "
-            "the command that made it writes it anew."
+            f"A record in {path / 'runs'} is damaged, or one of its steps: {error!r}. The command "
+            "that made it writes it anew."
         ) from None
-    file = path / "configs" / f"{run.id}.toml"
     try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RibError(f"The configuration {file} of the run cannot be read: {error}") from None
+        settings = tomllib.loads(opened.config(run.record))
+    except ValueError as error:
+        raise RibError(f"The configuration of the run {run.id} is no TOML: {error}") from None
     _check(f"The run {run.id} of {path}", result)
     return Recorded(result, {k.replace("-", "_"): v for k, v in settings.items()}, path.absolute())
 

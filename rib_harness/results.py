@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rib_harness.errors import RibError, StoreError
 from rib_harness.known_answers import Expected
 from rib_harness.matrix import Cell, IncompleteError, Matrix
-from rib_harness.store import Store
+from rib_harness.store import SCORES, Store
 
 if TYPE_CHECKING:
     import pandas
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rib_harness.arms import Arm
     from rib_harness.statistics import Interval
     from rib_harness.uncertainty import Uncertainty
+
+log = logging.getLogger("rib_harness")
 
 #: Version of the JSON form of a result.
 FORMAT = "rib-harness.result/1"
@@ -42,6 +45,11 @@ class RunResult:
     matrix: Matrix
     provenance: Mapping[str, Any]
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def made(self) -> list[dict[str, Any]]:
+        """What its steps say of who made them, as `provenance.changed_code` takes it."""
+        return [{"provenance": said} for said in self.provenance.values()]
 
     @property
     def id(self) -> str:
@@ -417,12 +425,14 @@ class Results(Sequence[RunResult]):
 
 
 def collect(store: Store, records: Sequence[Mapping[str, Any]] | None = None) -> Results:
-    """Read results from a store.
+    """Read results from a store. What does not verify is no result, and is named in the log.
 
     Args:
         store: where the steps are.
         records: which runs; None is all of the store.
     """
+    # Intervals are made when they are asked for, perhaps from another folder.
+    store = Store(store.path.absolute())
     runs = []
     for record in store.runs() if records is None else records:
         done: dict[str, dict[str, Any]] = {}
@@ -456,8 +466,9 @@ def collect(store: Store, records: Sequence[Mapping[str, Any]] | None = None) ->
                 if found.get("facts"):
                     facts[source] = found["facts"]
         runs.append(RunResult(record, matrix, done, facts))
-    # Intervals are made when they are asked for, perhaps from another folder.
-    return Results(runs, Store(store.path.absolute()))
+    for message in store.damaged.values():
+        log.warning("%s", message)
+    return Results(runs, store)
 
 
 def _on_held_out(store: Store, record: Mapping[str, Any]) -> dict[str, tuple[Cell, Cell]]:
@@ -476,7 +487,7 @@ def _on_held_out(store: Store, record: Mapping[str, Any]) -> dict[str, tuple[Cel
             continue
         pair = []
         for key in keys:
-            scores = Scores.read(store.folder(key) / "scores.parquet")
+            scores = Scores.read(store.file(key, SCORES))
             labels, photographs = scores.column("label"), scores.column("source")
             rows = held_out(labels, photographs, share, record["seed"])
             told = summarise(scores.correct[rows], scores.column("group")[rows])

@@ -38,13 +38,22 @@ from rib_harness.known_answers import Miss, misses
 from rib_harness.matrix import Cell
 from rib_harness.plan import Plan, PlannedBackbone, PlannedDataset, Step, make_plan
 from rib_harness.progress import Progress, Silence
-from rib_harness.provenance import code_digest, cost, environment
+from rib_harness.provenance import changed_code, code_of, cost, environment
 from rib_harness.pruning import held_out, is_pruned, kept, needs_scores
 from rib_harness.results import Results, collect
 from rib_harness.scores import Scores
 from rib_harness.signals import TerminateAsInterrupt
 from rib_harness.specs import Event
-from rib_harness.store import Store, full_disk, is_full
+from rib_harness.store import (
+    AGAIN,
+    FEATURES,
+    SCORES,
+    WEIGHTS,
+    Store,
+    artefact_digest,
+    full_disk,
+    is_full,
+)
 
 if TYPE_CHECKING:
     from rib_harness.engine.classifier import Classifier
@@ -176,6 +185,10 @@ def open_session(
         )
     store, progress = Store(config.store), progress or Silence()
     plan = make_plan(config, catalog, store)
+    for message in store.damaged.values():
+        log.warning("%s", message)
+    for line in changed_code([store.done(s.key) for s in plan.steps if s.done], catalog):
+        log.warning("%s", line)
     return Session(config, catalog, store, plan, progress)
 
 
@@ -215,6 +228,13 @@ def execute(session: Session) -> Results:
     results = collect(store, records)
     if missed:
         raise MismatchError(results, missed, failures)
+    # What was there, or was made, may have gone since.
+    failures = failures or {
+        step.id: store.damaged.get(store.folder(step.key))
+        or f"its result has gone from {store.folder(step.key)}. {AGAIN}"
+        for step in plan.steps
+        if store.done(step.key) is None
+    }
     if failures:
         raise PartialFailureError(results, failures)
     return results
@@ -236,10 +256,6 @@ def _missed(session: Session) -> list[tuple[Step, Miss]]:
     return found
 
 
-def _code_of(bound: Bound) -> str:
-    return code_digest(bound.spec.target.partition(":")[0].partition(".")[0])
-
-
 class _Walk:
     """Does the missing steps of a plan, in this process."""
 
@@ -251,13 +267,14 @@ class _Walk:
         self.store, self.plan, self.progress = session.store, session.plan, session.progress
         self.failures: dict[str, str] = {}
         self.diverged: set[str] = set()  # keys of fine-tunings: a choice goes on without them
+        self.again = set(self.plan.again)  # keys, until they are done again
         self._built: dict[str, Classifier] = {}
         self._pixels: dict[tuple[str, Any], Pixels] = {}
         for recipe in {step.recipe for step in self.plan.steps if step.recipe}:
             check_recipe(recipe)
         methods = [m for s in self.plan.steps for m in (s.method, *s.calls.values()) if m]
         for method in {method.id: method for method in methods}.values():
-            _code_of(method)  # before it is imported
+            code_of(method.spec)  # before it is imported
             method.build()  # it may refuse its options
         precisions = {step.recipe.precision for step in self.plan.steps if step.recipe}
         precision = precisions.pop() if precisions else "fp32"
@@ -286,9 +303,10 @@ class _Walk:
         missed = _missed(self.session)
         wrong = {step.backbone.bound.id for step, _ in missed}
         # An answer that could not be measured is none.
-        wrong |= {s.backbone.bound.id for s in told if self.store.done(s.key) is None}
-        if not self.session.config.allow_mismatch:
-            missing = [s for s in missing if s.is_baseline or s.backbone.bound.id not in wrong]
+        wrong |= {s.backbone.bound.id for s in told if not self.finished(s)}
+        if self.session.config.allow_mismatch:
+            wrong = set()
+        missing = [s for s in missing if s.is_baseline or s.backbone.bound.id not in wrong]
         # Every picture is decoded before any training starts: a broken one is told now.
         for step in missing:
             self.pixels(step)
@@ -296,8 +314,16 @@ class _Walk:
         for step in missing:
             if step.kind == "finetune":
                 self.attempt([step], lambda step=step: self.finetune(step))
-        self.evaluate([s for s in missing if s.kind == "evaluate" and not s.is_baseline])
-        for step in missing:
+        # Of all steps: what was scored of a checkpoint that is another one now is scored again.
+        left = [
+            step
+            for step in self.plan.steps
+            if step.backbone.bound.id not in wrong
+            and not step.is_baseline
+            and not self.finished(step)
+        ]
+        self.evaluate([step for step in left if step.kind == "evaluate"])
+        for step in left:
             if step.kind == "features" and self.has_model(step):
                 self.attempt([step], lambda step=step: self.describe(step))
         return [self.explain(*one, tried=i < MISSES_TRIED) for i, one in enumerate(missed)]
@@ -349,9 +375,9 @@ class _Walk:
             return pixels, held
         scores = None
         if needs_scores(step.recipe):
-            if step.pre is None or self.store.done(step.pre.key) is None:
+            if step.pre is None or not self.finished(step.pre):
                 raise RibError("keep_by needs the pretrained backbone's scores, which failed.")
-            table = Scores.read(self.store.folder(step.pre.key) / "scores.parquet")
+            table = Scores.read(self.store.file(step.pre.key, SCORES))
             scores = {n: table.column(n)[rest].astype("float64") for n in ("nll", "brier")}
         return pixels.taken(kept(pixels.images.labels, step.recipe, step.split, scores)), held
 
@@ -460,7 +486,7 @@ class _Walk:
         method = step.method.build()
         rebuild = getattr(method, "rebuild", None)
         empty: Classifier = rebuild(pretrained) if rebuild else pretrained.copy()
-        return empty.load(self.store.folder(step.key) / "model.safetensors")
+        return empty.load(self.store.file(step.key, WEIGHTS))
 
     def finetune(self, step: Step) -> None:
         """Make a checkpoint."""
@@ -471,13 +497,13 @@ class _Walk:
             raise TypeError(step)
         store = self.store
         with store.lock(step.key, lambda: self.progress.say(f"waits for {step.id}")):
-            if store.done(step.key) is not None:
+            if self.finished(step):
                 return
             needs = {r: s for r, s in step.needs.items() if s.key not in self.diverged}
             if not (step.method.spec.chooses and needs):
                 needs = dict(step.needs)
             for reference, needed in needs.items():
-                if store.done(needed.key) is None:
+                if not self.finished(needed):
                     raise RibError(f"it needs {reference}, which failed.")
             pretrained = self.pretrained(step.backbone)
             before = pretrained.fingerprint()
@@ -514,8 +540,8 @@ class _Walk:
                 )
             self.check_result(classifier, step, task.facts)
             done = {**self.done(step, seconds), "facts": task.facts}
-            with store.writing(step.key, step.inputs, done) as folder:
-                classifier.save(folder / "model.safetensors")
+            with self.writing(step, done) as folder:
+                classifier.save(folder / WEIGHTS)
                 histories = sorted(self.work_of(step).glob("history-*.jsonl"))
                 (folder / "history.jsonl").write_text("".join(h.read_text() for h in histories))
         store.discard_work(step.key)
@@ -527,7 +553,9 @@ class _Walk:
         """
         work = self.store.work(step.key)
         methods = [one for one in (step.method, *step.calls.values()) if one is not None]
-        code = hashlib.sha256("".join(map(_code_of, methods)).encode()).hexdigest()[:12]
+        code = hashlib.sha256("".join(code_of(one.spec) for one in methods).encode()).hexdigest()[
+            :12
+        ]
         if not (work / code).exists() and list(work.glob("*/st*.safetensors")):
             self.progress.say(
                 f"{step.id}: the code of {step.method and step.method.component.id} has changed "
@@ -626,7 +654,7 @@ class _Walk:
 
     def has_model(self, step: Step) -> bool:
         """Whether its checkpoint is there; if not, it failed, and that is said already."""
-        return step.model is None or self.store.done(step.model.key) is not None
+        return step.model is None or self.finished(step.model)
 
     def describe(self, step: Step) -> None:
         """Keep the features of a sample."""
@@ -635,7 +663,7 @@ class _Walk:
 
         store = self.store
         with store.lock(step.key, lambda: self.progress.say(f"waits for {step.id}")):
-            if store.done(step.key) is not None:
+            if self.finished(step):
                 return
             begun = time.monotonic()
             bar = self.progress.bar(step.id, step.images)
@@ -652,8 +680,8 @@ class _Walk:
             finally:
                 bar.close()
             done = self.done(step, time.monotonic() - begun)
-            with store.writing(step.key, step.inputs, done) as folder:
-                made.write(folder / "features.safetensors")
+            with self.writing(step, done) as folder:
+                made.write(folder / FEATURES)
 
     def score(self, steps: Sequence[Step]) -> None:
         """One pass over one dataset."""
@@ -666,7 +694,7 @@ class _Walk:
                 locks.enter_context(
                     store.lock(key, lambda: self.progress.say(f"waits for {dataset.name}"))
                 )
-            steps = [step for step in steps if store.done(step.key) is None]
+            steps = [step for step in steps if not self.finished(step)]
             if not steps:
                 return
             classifiers = {step.key: self.load(step.model, step.backbone) for step in steps}
@@ -691,18 +719,37 @@ class _Walk:
                     continue
                 scores = Scores(tables[step.key])
                 done = {**self.done(step, seconds), "summary": scores.summary()}
-                with store.writing(step.key, step.inputs, done) as folder:
-                    scores.write(folder / "scores.parquet")
+                with self.writing(step, done) as folder:
+                    scores.write(folder / SCORES)
+
+    def finished(self, step: Step) -> bool:
+        """Whether it need not be done, or another process has done it."""
+        return step.key not in self.again and self.store.done(step.key) is not None
+
+    @contextmanager
+    def writing(self, step: Step, done: dict[str, Any]) -> Iterator[Path]:
+        """The step's folder, to fill; see `Store.writing`."""
+        with self.store.writing(step.key, step.inputs, done) as folder:
+            yield folder
+        self.again.discard(step.key)
 
     def done(self, step: Step, seconds: float) -> dict[str, Any]:
         """What a finished step says of itself."""
-        components = [step.backbone.bound.component, step.dataset.bound.component]
-        if step.method is not None:
-            components.append(step.method.component)
+        bound = [
+            step.backbone.bound,
+            step.dataset.bound,
+            *([step.method] if step.method is not None else []),
+            *step.calls.values(),
+            *(dataset.bound for dataset, _ in step.reads.values()),
+        ]
+        components = {one.component.what: one.component for one in bound}.values()
+        made_from = {one.key: self.store.done(one.key) for one in step.rests_on}
         return {
             "id": step.id,
             "kind": step.kind,
             "key": step.key,
+            # A checkpoint that is made again may be another one: what was scored is told by this.
+            "made_from": {k: artefact_digest(v) for k, v in made_from.items() if v is not None},
             "provenance": {
                 "components": [component.provenance() for component in components],
                 **environment(),

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rib_harness.errors import InapplicableError, PluginError, StoreError, nearest
+from rib_harness.store import AGAIN
 
 #: The columns of a scores file. Labels and predictions are indices into the set's classes.
 SCORES = pa.schema(
@@ -64,9 +65,7 @@ class Scores:
         try:
             return cls(pq.read_table(path, schema=SCORES))
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{path} is damaged ({error}). Delete its folder to redo it."
-            ) from None
+            raise StoreError(f"{path} is damaged ({error}). {AGAIN}") from None
 
     def write(self, path: Path) -> None:
         """Write a scores file (Parquet)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -397,12 +396,7 @@ def _probes(uncertainty: Uncertainty, arm: Arm, source: str) -> list[dict[str, A
     rows: dict[int, list[tuple[float, float]]] = {}
     others = arm.matrices[0].pairs[source]
     for run in arm.runs:
-        folder = uncertainty.store.folder(run.record["finetune"][source])
-        try:
-            lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            continue  # that fine-tuning failed
-        for row in map(json.loads, lines):
+        for row in uncertainty.store.history(run.record["finetune"][source]):
             if "probe" in row and row["stage"] == 0:
                 mean = float(np.mean([row["probe"][name] for name in others]))
                 rows.setdefault(row["step"], []).append((row["probe"][source], mean))

@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from rib_harness.statistics import (
     resamples,
     seed_noise,
 )
-from rib_harness.store import Store
+from rib_harness.store import AGAIN, SCORES, Store
 
 #: A cell: the source (None: before fine-tuning) and the dataset.
 CellName = tuple[str | None, str]
@@ -394,8 +393,9 @@ class _Pool:
         layout, correct = self.layouts[dataset], _right(store, key)
         if len(correct) != len(layout.place):
             raise StoreError(
-                f"{store.folder(key)} has {len(correct)} rows, its baseline {len(layout.place)}. "
-                "Delete its folder to redo it."
+                f"{store.folder(key)} has {len(correct)} rows, its baseline in "
+                f"{self._store.folder(self._keys[dataset])} {len(layout.place)}: they are not of "
+                "the same images. Run both again, in another --store."
             )
         return layout.right(correct)
 
@@ -442,12 +442,12 @@ def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _table(store: Store, key: str, columns: list[str]) -> Any:
-    path: Path = store.folder(key) / "scores.parquet"
+    path = store.file(key, SCORES)
     try:
         with pq.ParquetFile(path) as file:
             return file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path} is damaged ({error}). Delete its folder to redo it.") from None
+        raise StoreError(f"{path} is damaged ({error}). {AGAIN}") from None
 
 
 def _right(store: Store, key: str) -> NDArray[np.bool_]:

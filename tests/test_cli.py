@@ -208,9 +208,9 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_newer_store_is_refused_with_its_path(capsys: pytest.CaptureFixture[str]) -> None:
     Path("store").mkdir()
-    Path("store/store.json").write_text('{"format": 2}')
+    Path("store/store.json").write_text('{"format": 3}')
     call("run", *SMALL, "-m", "ft", expect=1)
-    assert "has format 2" in capsys.readouterr().err
+    assert "has format 3" in capsys.readouterr().err
     assert list(Path("store").iterdir()) == [Path("store/store.json")]
 
 

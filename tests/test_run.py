@@ -166,6 +166,7 @@ SAME: list[dict[str, Any]] = [
     {"expect": {"digits-r": "50"}},
     {"allow_mismatch": True},
     {"offline": True},
+    {"rerun": ("ft",)},
 ]
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rib_harness import StoreError
-from rib_harness.store import Store, key_of, write_atomically
+from rib_harness.store import SCORES, WEIGHTS, Store, artefact_digest, key_of, write_atomically
 
 RECORD = {"format": "rib-harness.run/1", "method": "lwf"}
 
@@ -31,17 +34,20 @@ def test_a_key_depends_on_values_and_not_on_their_order() -> None:
 
 
 def test_a_step_is_there_only_when_its_block_ended_well(store: Store) -> None:
-    with pytest.raises(RuntimeError), store.writing("k", {"a": 1}, {"id": "x"}) as folder:
+    a = key_of({"a": 1})
+    with pytest.raises(RuntimeError), store.writing(a, {"a": 1}, {"id": "x"}) as folder:
         (folder / "data").write_text("half")
         raise RuntimeError
-    assert store.done("k") is None
+    assert store.done(a) is None
     assert list((store.path / "work").iterdir()) == []
-    with store.writing("k", {"a": 1}, {"id": "x"}) as folder:
+    with store.writing(a, {"a": 1}, {"id": "x"}) as folder:
         (folder / "data").write_text("whole")
-        assert store.done("k") is None
-    assert store.done("k") == {"id": "x"}
-    assert (store.folder("k") / "data").read_text() == "whole"
-    assert [key for key, _, _ in store.steps()] == ["k"]
+        assert store.done(a) is None
+    done = store.done(a)
+    assert done is not None
+    assert (done["id"], done["key"]) == ("x", a)
+    assert (store.folder(a) / "data").read_text() == "whole"
+    assert [key for key, _, _ in store.steps()] == [a]
 
 
 def test_half_a_step_is_never_a_result_and_is_replaced(store: Store) -> None:
@@ -63,7 +69,7 @@ def test_what_a_killed_process_left_is_swept_away(store: Store) -> None:
 def test_a_newer_store_is_refused_and_left_untouched(store: Store) -> None:
     marker = store.path / "store.json"
     marker.write_text('{"format": 99}')
-    with pytest.raises(StoreError, match=r"has format 99; this rib-harness reads format 1"):
+    with pytest.raises(StoreError, match=r"has format 99; this rib-harness reads format 2"):
         Store(store.path)
     assert marker.read_text() == '{"format": 99}'
 
@@ -82,11 +88,201 @@ def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "store").prepare()
 
 
-def test_a_damaged_record_names_the_file(store: Store) -> None:
-    store.folder("k").mkdir()
-    (store.folder("k") / "done.json").write_text('{"id": ')
-    with pytest.raises(StoreError, match=r"done.json is damaged .* Delete"):
-        store.done("k")
+INPUTS = {"kind": "evaluate", "engine": 1}
+KEY = key_of(INPUTS)
+
+
+@pytest.fixture
+def step(store: Store) -> Path:
+    """The folder of a finished step that scored something."""
+    done = {"id": "evaluate/x", "summary": {"top1": 50.0}}
+    with store.writing(KEY, INPUTS, done) as folder:
+        (folder / SCORES).write_bytes(bytes(range(256)))
+    return store.folder(KEY)
+
+
+def test_a_step_holds_its_key_and_the_digest_of_every_file(store: Store, step: Path) -> None:
+    """Expected digests: hashlib's, of the files as they lie."""
+    done = store.done(KEY)
+    assert done is not None
+    assert done["key"] == KEY
+    assert {name: said["sha256"] for name, said in done["files"].items()} == {
+        name: hashlib.sha256((step / name).read_bytes()).hexdigest()
+        for name in (SCORES, "step.json")
+    }
+
+
+def damage_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def damage_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def damage_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit": damage_bit,
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "{}": lambda path: path.write_text("{}"),
+    "[]": lambda path: path.write_text("[]"),
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe{"),
+    "a folder": damage_folder,
+}
+
+
+@pytest.mark.parametrize("name", [SCORES, "step.json", "done.json"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_what_does_not_verify_is_no_result_and_is_named(
+    store: Store, step: Path, name: str, damage: Callable[[Path], object]
+) -> None:
+    damage(step / name)
+    opened = Store(store.path)
+    assert opened.done(KEY) is None
+    (told,) = opened.damaged.values()
+    assert str(step / name) in told
+    assert "command that made it again" in told
+    with pytest.raises(StoreError, match="is damaged"):
+        opened.file(KEY, name)
+    with opened.writing(KEY, INPUTS, {"id": "evaluate/x"}) as folder:
+        (folder / SCORES).write_bytes(b"again")
+    assert opened.done(KEY) is not None
+    assert not opened.damaged
+
+
+def test_a_missing_file_or_a_link_to_nowhere_is_no_result(store: Store, step: Path) -> None:
+    damage_link(step / SCORES)
+    assert Store(store.path).done(KEY) is None
+    (step / SCORES).unlink()
+    assert Store(store.path).done(KEY) is None
+    shutil.rmtree(step)
+    step.symlink_to("nowhere")
+    opened = Store(store.path)
+    assert opened.done(KEY) is None
+    with opened.writing(KEY, INPUTS, {}):
+        pass
+    assert opened.done(KEY) is not None
+
+
+def test_files_that_were_swapped_are_no_result(store: Store, step: Path) -> None:
+    """Each is whole by itself, and of the other step."""
+    other = key_of({**INPUTS, "engine": 2})
+    with store.writing(other, {**INPUTS, "engine": 2}, {"id": "evaluate/y"}) as folder:
+        (folder / SCORES).write_bytes(b"other")
+    for names in ([SCORES], ["done.json"], [SCORES, "step.json", "done.json"]):
+        for name in names:
+            swap(step / name, store.folder(other) / name)
+        opened = Store(store.path)
+        assert (opened.done(KEY), opened.done(other)) == (None, None), names
+        for name in names:
+            swap(step / name, store.folder(other) / name)
+    assert store.done(KEY) is not None
+
+
+def swap(one: Path, other: Path) -> None:
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+
+
+def test_weights_are_hashed_when_they_are_loaded(store: Store) -> None:
+    with store.writing(KEY, INPUTS, {"id": "finetune/x"}) as folder:
+        (folder / WEIGHTS).write_bytes(bytes(1000))
+    damage_bit(store.folder(KEY) / WEIGHTS)
+    opened = Store(store.path)
+    assert opened.done(KEY) is not None
+    assert not opened.whole(KEY)
+    with pytest.raises(StoreError, match=r"model.safetensors is damaged \(its sha256"):
+        opened.file(KEY, WEIGHTS)
+    assert opened.done(KEY) is None, "once it is known"
+    (store.folder(KEY) / WEIGHTS).write_bytes(b"short")
+    assert Store(store.path).done(KEY) is None, "a size costs nothing"
+
+
+def test_what_was_scored_of_a_checkpoint_that_was_made_anew_is_no_result(store: Store) -> None:
+    def make(weights: bytes) -> None:
+        with store.writing(KEY, INPUTS, {"id": "finetune/x"}) as folder:
+            (folder / WEIGHTS).write_bytes(weights)
+
+    make(b"one")
+    scored = key_of({"checkpoint": KEY})
+    made = store.done(KEY)
+    assert made is not None
+    done = {"id": "evaluate/x", "made_from": {KEY: artefact_digest(made)}}
+    with store.writing(scored, {"checkpoint": KEY}, done) as folder:
+        (folder / SCORES).write_bytes(b"scores")
+    make(b"one")
+    assert store.done(scored) is not None
+    make(b"two")
+    assert store.done(scored) is None
+    assert "finetune/x, which was made anew" in store.damaged[store.folder(scored)]
+
+
+def test_a_store_of_format_1_opens_and_is_sealed_when_it_is_next_written(
+    store: Store, step: Path
+) -> None:
+    """As the version before wrote it: no digests."""
+    done = json.loads((step / "done.json").read_text())
+    for name in ("files", "sha256"):
+        del done[name]
+    (step / "done.json").write_text(json.dumps(done))
+    store.save_run(RECORD, "", "2026-01-01")
+    (run,) = (store.path / "runs").iterdir()
+    record = json.loads(run.read_text())
+    del record["sha256"], record["config_sha256"]
+    run.write_text(json.dumps(record))
+    (store.path / "store.json").write_text('{"format": 1}')
+    old = Store(store.path)
+    assert old.done(KEY) == done
+    assert old.runs() == [record]
+    old.prepare()
+    sealed = Store(store.path)
+    assert (sealed.done(KEY) or {})["files"][SCORES]["bytes"] == 256
+    assert len(sealed.runs()) == 1
+    (step / "done.json").write_text(json.dumps(done))
+    assert Store(store.path).done(KEY) is None, "a step without digests is of no store of format 2"
+
+
+def test_a_damaged_record_of_a_run_hides_no_other(store: Store) -> None:
+    store.save_run(RECORD, "", "2026-01-01")
+    store.save_run({**RECORD, "method": "ft"}, "", "2026-01-02")
+    (path,) = [p for p in (store.path / "runs").iterdir() if '"ft"' in p.read_text()]
+    path.write_text(path.read_text().replace("2026-01-02", "2026-01-03"))
+    opened = Store(store.path)
+    assert [run["method"] for run in opened.runs()] == ["lwf"]
+    assert "not as it was written" in opened.damaged[path]
+    opened.save_run({**RECORD, "method": "ft"}, "", "2026-01-02")
+    assert len(opened.runs()) == 2
+    assert not opened.damaged
+
+
+def test_a_damaged_marker_is_the_only_file_to_delete(store: Store, step: Path) -> None:
+    marker = store.path / "store.json"
+    for damage in ("", "{}", "[1]", "{"):
+        marker.write_text(damage)
+        with pytest.raises(StoreError, match=r"store\.json is damaged .* Delete this one file"):
+            Store(store.path)
+    marker.unlink()
+    opened = Store(store.path)
+    opened.prepare()
+    assert opened.done(KEY) is not None
+
+
+def test_a_bit_of_a_configuration_is_seen(store: Store) -> None:
+    record = store.save_run(RECORD, "seed = [0]\n", "2026-01-01")
+    assert store.config(record) == "seed = [0]\n"
+    (store.path / "configs" / f"{record['id']}.toml").write_text("seed = [1]\n")
+    with pytest.raises(StoreError, match="is not as it was written"):
+        store.config(record)
 
 
 def test_a_second_process_waits_for_the_lock_and_a_dead_one_holds_nothing(store: Store) -> None:
@@ -137,7 +333,7 @@ def test_the_same_run_again_is_the_same_record(store: Store) -> None:
     again = store.save_run(RECORD, "method = 'lwf'\n", "2026-02-02")
     assert first == again
     assert len(store.runs()) == 1
-    assert json.loads((store.path / "store.json").read_text()) == {"format": 1}
+    assert json.loads((store.path / "store.json").read_text()) == {"format": 2}
 
 
 def test_others_may_read_a_store_as_the_umask_says(tmp_path: Path) -> None:

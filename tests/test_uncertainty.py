@@ -633,7 +633,7 @@ def test_a_missing_cell_is_an_incomplete_matrix(tmp_path: Path) -> None:
 
 
 def test_a_damaged_scores_file_names_itself(tmp_path: Path) -> None:
-    """Source: the store's promise to say which folder to delete."""
+    """Source: the store's promise to name the step, a baseline's too."""
     world = plain_world()
     store = Store(tmp_path / "s")
     write(store, world, random_rights(world, 15))
@@ -645,7 +645,7 @@ def test_a_damaged_scores_file_names_itself(tmp_path: Path) -> None:
         whole = path.read_bytes()
         for damage in (b"", b"nonsense", whole[: len(whole) // 2]):
             path.write_bytes(damage)
-            with pytest.raises(StoreError, match=rf"{key}.*is damaged.*Delete its folder to redo"):
+            with pytest.raises(StoreError, match=rf"{key}.*is damaged.*made it again"):
                 Uncertainty(store, 9).mri(arm)
             with pytest.raises(StoreError, match="is damaged"):
                 Uncertainty(store, 9).flips(arm, "a", "c")
@@ -663,8 +663,10 @@ def test_fewer_rows_than_the_baseline_are_not_paired(tmp_path: Path) -> None:
     write(store, world, random_rights(world, 16))
     (arm,) = arms_of(collect(store))
     key = arm.record["cells"]["post"]["a"]["c"]
-    Scores(world.table("c", np.ones(5, dtype=bool))).write(store.folder(key) / "scores.parquet")
-    with pytest.raises(StoreError, match=rf"{key} has 5 rows, its baseline 19. Delete its folder"):
+    with store.writing(key, store.inputs(key) or {}, store.done(key) or {}) as folder:
+        Scores(world.table("c", np.ones(5, dtype=bool))).write(folder / "scores.parquet")
+    baseline = arm.record["cells"]["pre"]["c"]
+    with pytest.raises(StoreError, match=rf"{key} has 5 rows, its baseline in .*{baseline} 19: th"):
         Uncertainty(store, 9).mri(arm)
     with pytest.raises(RibError, match="are not of the same images"):
         Uncertainty(store, 9).flips(arm, "a", "c")

@@ -28,6 +28,7 @@ VERBS = {
     "compare": "Compare two methods, backbones, runs or stores, image by image.",
     "report": "Write one HTML page, or the figures of a paper, from the results of a store.",
     "study": "Run one of the paper's studies: its figure and its table.",
+    "doctor": "Check every file of a store.",
     "why": "Explain what made a step's key.",
     "data": "List, fetch, prepare, make and verify datasets.",
     "list": "List components: backbones, datasets, methods, metrics or suites.",

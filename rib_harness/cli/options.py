@@ -62,6 +62,9 @@ _RUN = [
            help="Threads that decode images.  [default: one a core]"),
     option("--eval-batch-size", type=int, metavar="N",
            help="Images a forward pass in scoring; no prediction depends on it."),
+    option("--rerun", multiple=True, metavar="METHOD|STEP",
+           help="Do again what the store has of this method, backbone, dataset or step, and what "
+                "rests on it; the old results stay until the new ones are whole. Repeatable."),
     option("--features", type=int, metavar="N",
            help="Keep features and logits of N images of each dataset, for metrics of drift and "
                 "distance."),

@@ -44,6 +44,7 @@ def command(
     from rib_harness.catalog import load_catalog
     from rib_harness.cli.tables import print_results
     from rib_harness.errors import RibError
+    from rib_harness.provenance import changed_code
     from rib_harness.results import Results, collect
     from rib_harness.store import Store
 
@@ -52,7 +53,8 @@ def command(
         raise RibError(f"There is no store {path}: name one with --store, or run something first.")
     catalog = load_catalog(block=no_plugin)
     opened, keep = Store(path), chosen(catalog, method, backbone, suite)
-    results = Results([run for run in collect(opened) if keep(run)], opened)
+    whole = collect(opened)
+    results = Results([run for run in whole if keep(run)], whole.store)
     if not len(results):
         raise RibError(f"No results in {path} match.")
     if form == "table" and out is not None:
@@ -63,14 +65,19 @@ def command(
     elif form == "table":
         print_results(results, catalog)
     else:
+        for line in changed_code([done for run in results for done in run.made], catalog):
+            click.echo(line, err=True)
         _write(_document(results, catalog, form), out)
-    if problems := [*failed, *sorted(results.damaged)]:
-        raise RibError("\n".join(problems))
+    problems = [*failed, *sorted(results.damaged)]
+    if whole.store is not None and whole.store.damaged:
+        problems.append("Some of what the store holds does not verify, see above.")
     if not results.complete:
-        raise RibError(
+        problems.append(
             "INCOMPLETE: cells are missing. Give the same `run` or `evaluate` again: it computes "
             "only these."
         )
+    if problems:
+        raise RibError("\n".join(problems))
 
 
 def _document(results: Results, catalog: Catalog, form: str) -> str | bytes:

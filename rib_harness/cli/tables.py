@@ -154,6 +154,7 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
     from rib_harness.arms import arms_of
     from rib_harness.catalog import FIRST_PARTY
     from rib_harness.options import load_target
+    from rib_harness.provenance import changed_code
     from rib_harness.results import known
     from rib_harness.statistics import SEEDS_NEEDED
 
@@ -179,7 +180,10 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
             compute = load_target(metrics[name].spec.target, metrics[name].what)
             values.append(_number(known(compute, run.matrix), sign=name != "mean-ood-accuracy"))
         interval = results.interval(run)
-        shown.add_row(run.method, str(run.record["seed"]), values[0], _ends(interval), *values[1:])
+        mark = " *" if changed_code(run.made, catalog) else ""
+        shown.add_row(
+            f"{run.method}{mark}", str(run.record["seed"]), values[0], _ends(interval), *values[1:]
+        )
     arms = arms_of(results)
     for arm in arms:
         interval = results.interval_of(arm) if len(arm.runs) > 1 else None
@@ -189,6 +193,8 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
                 arm.method, seeds, _number(interval.estimate), _ends(interval), style="bold"
             )
     console().print(shown)
+    for line in changed_code([done for run in results for done in run.made], catalog):
+        console().print(f"* {line}")
     incomplete = [run for run in results if not run.complete]
     for run in incomplete:
         missing = run.matrix.missing

@@ -70,8 +70,7 @@ def learning_of(line: Line, store: Store, members: Sequence[str]) -> dict[str, d
     curves: dict[str, dict[str, Curve]] = {}
     record = line.arm.record
     for source in line.sources:
-        file = store.folder(record["finetune"].get(source, "none")) / "history.jsonl"
-        rows = [json.loads(one) for one in file.read_text().splitlines()] if file.exists() else []
+        rows = store.history(record["finetune"].get(source, "none"))
         lines: dict[str, Curve] = {TRAINED: [], PROBED: []}
         for step, row in _in_order(rows):
             if row.get("accuracy") is not None:

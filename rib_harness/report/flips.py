@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rib_harness.errors import StoreError
 from rib_harness.report.data import Line, Part
-from rib_harness.store import Store
+from rib_harness.store import AGAIN, SCORES, Store
 
 #: Flips on a page at most; the totals are of all.
 FLIPS = 40_000
@@ -250,11 +250,11 @@ def read_rows(store: Store, key: str) -> Rows:
 
 
 def _read(store: Store, key: str, columns: list[str]) -> Any:
-    path = store.folder(key) / "scores.parquet"
+    path = store.file(key, SCORES)
     try:
         return pq.read_table(path, columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path} is damaged ({error}). Delete its folder to redo it.") from None
+        raise StoreError(f"{path} is damaged ({error}). {AGAIN}") from None
 
 
 def _column(table: Any, name: str) -> Ints:

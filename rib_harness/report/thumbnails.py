@@ -91,7 +91,10 @@ def _check(name: str, opened: tuple[Bound, ImageSet], store: Store, key: str) ->
     """
     from rib_harness.plan import PlannedDataset
 
-    scored = json.loads((store.folder(key) / "step.json").read_text(encoding="utf-8"))["dataset"]
+    inputs = store.inputs(key)
+    if inputs is None:
+        raise DataError("the step that scored them is damaged")
+    scored = inputs["dataset"]
     now = json.loads(json.dumps(PlannedDataset(name, *opened).inputs))
     if (now["fingerprint"], now["labels"]) != (scored["fingerprint"], scored["labels"]):
         raise DataError("its images are no longer those that were scored")
