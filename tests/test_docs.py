@@ -25,6 +25,7 @@ from pathlib import Path
 
 import click
 import pytest
+from filelock import FileLock
 
 import rib_harness
 import rib_harness.testing
@@ -342,10 +343,11 @@ def test_what_a_page_installs_stays_there(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site."""
+    """The built site; one at a time, since the components' pages are written into the sources."""
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
-    done = subprocess.run([*command, str(DOCS), str(out)], capture_output=True, text=True)
+    with FileLock(tmp_path_factory.getbasetemp().parent / "site.lock"):  # workers share this folder
+        done = subprocess.run([*command, str(DOCS), str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
