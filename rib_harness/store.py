@@ -20,6 +20,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -59,6 +60,19 @@ def key_of(inputs: Mapping[str, Any]) -> str:
     """
     text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def check_key(key: Any) -> str:
+    """The key of a step or the id of a run, which becomes part of a path.
+
+    Raises:
+        StoreError: it is none, so the path might lead out of the store.
+    """
+    if not _is_key(key):
+        raise StoreError(
+            f"Expected the key of a step or the id of a run, which is hexadecimal, got {key!r}."
+        )
+    return str(key)
 
 
 class Store:
@@ -242,11 +256,11 @@ class Store:
 
     def folder(self, key: str) -> Path:
         """Where a finished step lies."""
-        return self.path / "steps" / key
+        return self.path / "steps" / check_key(key)
 
     def work(self, key: str) -> Path:
         """Where a step under way keeps what it needs to go on."""
-        return self.path / "work" / key
+        return self.path / "work" / check_key(key)
 
     @contextmanager
     def lock(self, key: str, waiting: Any = None) -> Iterator[None]:
@@ -255,7 +269,7 @@ class Store:
         Args:
             waiting: called once, if the lock is not free.
         """
-        lock = FileLock(self.path / "locks" / f"{key}.lock")
+        lock = FileLock(self.path / "locks" / f"{check_key(key)}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -365,6 +379,8 @@ class Store:
                 wrong = "its fields do not make its id"
             elif record.get("sha256") != digest_of(record) and not self._unsealed(record):
                 wrong = "it is not as it was written"
+            elif not all(map(_is_key, _keys_in(record))):
+                wrong = "it names a step by what is no key"
         if wrong:
             self.damaged[path] = (
                 f"{path} is damaged or of another version ({wrong}), so this run is not shown; no "
@@ -395,7 +411,7 @@ class Store:
 
     def step_keys(self) -> list[str]:
         """Of all steps, whole or not."""
-        return sorted(path.name for path in (self.path / "steps").glob("*"))
+        return sorted(p.name for p in (self.path / "steps").glob("*") if _is_key(p.name))
 
     def steps(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         """Key, inputs and done record of every finished step."""
@@ -500,6 +516,18 @@ def _sealed(done: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
     sealed = json.loads(_json({**done, "files": files}))  # as it will be read
     return {**sealed, "sha256": digest_of(sealed)}
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) and re.fullmatch("[0-9a-f]+", key) is not None
+
+
+def _keys_in(record: Mapping[str, Any]) -> Iterator[Any]:
+    """Of the steps that a run's record names."""
+    for part in (record.get("cells", {}), record.get("features", {})):
+        for row in (part.get("pre", {}), *part.get("post", {}).values()):
+            yield from row.values()
+    yield from record.get("finetune", {}).values()
 
 
 def _run_id(record: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,18 +52,18 @@ def test_a_step_is_there_only_when_its_block_ended_well(store: Store) -> None:
 
 
 def test_half_a_step_is_never_a_result_and_is_replaced(store: Store) -> None:
-    store.folder("k").mkdir()
-    (store.folder("k") / "data").write_text("half")
-    assert store.done("k") is None
-    with store.writing("k", {}, {"id": "x"}) as folder:
+    store.folder("c").mkdir()
+    (store.folder("c") / "data").write_text("half")
+    assert store.done("c") is None
+    with store.writing("c", {}, {"id": "x"}) as folder:
         (folder / "data").write_text("whole")
-    assert (store.folder("k") / "data").read_text() == "whole"
+    assert (store.folder("c") / "data").read_text() == "whole"
 
 
 def test_what_a_killed_process_left_is_swept_away(store: Store) -> None:
-    left = store.path / "work" / "k-left"
+    left = store.path / "work" / "c-left"
     left.mkdir()
-    with store.writing("k", {}, {"id": "x"}):
+    with store.writing("c", {}, {"id": "x"}):
         assert not left.exists()
 
 
@@ -285,10 +286,34 @@ def test_a_bit_of_a_configuration_is_seen(store: Store) -> None:
         store.config(record)
 
 
+@pytest.mark.parametrize("key", ["../../x", "/x", "..", "", "c\n", "C*", 7, None])
+def test_what_is_no_key_never_becomes_a_path(key: Any, store: Store) -> None:
+    """Not one that leads out of the store to a whole step."""
+    outside = store.path.parent / "x"
+    outside.mkdir(exist_ok=True)
+    (outside / "done.json").write_text('{"summary": {}}')
+    for use in (store.folder, store.work, store.done, store.inputs, store.discard_work):
+        with pytest.raises(StoreError, match="Expected the key of a step or the id of a run"):
+            use(key)
+    with pytest.raises(StoreError, match="hexadecimal"), store.lock(key):
+        pass
+    with pytest.raises(StoreError, match="hexadecimal"), store.writing(key, {}, {}):
+        pass
+    for part in ({"finetune": {"x": key}}, {"cells": {"pre": {"x": key}, "post": {}}},
+                 {"features": {"pre": {}, "post": {"y": {"x": key}}}}):  # fmt: skip
+        record = store.save_run({**RECORD, **part}, "", "2026-01-01")
+        assert store.runs() == []
+        (said,) = store.damaged.values()
+        assert "names a step by what is no key" in said
+        (store.path / "runs" / f"{record['id']}.json").unlink()
+        store.damaged.clear()
+    assert (outside / "done.json").exists()
+
+
 def test_a_second_process_waits_for_the_lock_and_a_dead_one_holds_nothing(store: Store) -> None:
     code = (
         "import sys, time; from rib_harness.store import Store\n"
-        "with Store(sys.argv[1]).lock('k'):\n"
+        "with Store(sys.argv[1]).lock('c'):\n"
         "    print('locked', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen(
@@ -299,7 +324,7 @@ def test_a_second_process_waits_for_the_lock_and_a_dead_one_holds_nothing(store:
     waited, entered = threading.Event(), threading.Event()
 
     def enter() -> None:
-        with store.lock("k", waited.set):
+        with store.lock("c", waited.set):
             entered.set()
 
     thread = threading.Thread(target=enter)

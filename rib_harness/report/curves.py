@@ -70,7 +70,8 @@ def learning_of(line: Line, store: Store, members: Sequence[str]) -> dict[str, d
     curves: dict[str, dict[str, Curve]] = {}
     record = line.arm.record
     for source in line.sources:
-        rows = store.history(record["finetune"].get(source, "none"))
+        key = record["finetune"].get(source)
+        rows = store.history(key) if key else []
         lines: dict[str, Curve] = {TRAINED: [], PROBED: []}
         for step, row in _in_order(rows):
             if row.get("accuracy") is not None:
