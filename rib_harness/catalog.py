@@ -103,7 +103,8 @@ class Plugin:
             "distribution": self.distribution,
             "version": self.version,
             "editable": self.editable,
-            "commit": self.commit or _checkout(self.folder),
+            # Nothing is run in the folder of one that was not loaded, not even git.
+            "commit": self.commit or (_checkout(self.folder) if self.status == "ok" else ""),
         }
 
 
@@ -528,15 +529,38 @@ def load_catalog(
 
 @lru_cache(maxsize=64)
 def _checkout(folder: str) -> str:
-    """The commit of an editable install's checkout, with `+` where it has changes; else nothing."""
+    """The commit of an editable install's checkout, with `+` where it has changes; else nothing.
+
+    Git runs no program that the checkout's own configuration names, nor one that it fetches with.
+    Without its filters, a file that one would convert and that was touched counts as a change.
+    """
     if not folder:
         return ""
+    off = ["core.fsmonitor=", f"core.hooksPath={os.devnull}", "diff.external="]
+    # Set where a hook of git runs us, these would name another repository.
+    others = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    environment = {name: value for name, value in os.environ.items() if name not in others}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "no"}
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", folder, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    def git(*arguments: str, may_fail: bool = False) -> str:
+        options = [part for one in off for part in ("-c", one)]
+        done = subprocess.run(
+            ["git", "--no-pager", "-C", folder, *options, *arguments],
+            capture_output=True, text=True, errors="surrogateescape", env=environment,
+            check=not may_fail,
+        )  # fmt: skip
+        return done.stdout
 
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
+        filters = git("config", "-z", "--name-only", "--get-regexp", r"^filter\.", may_fail=True)
+        for name in filter(None, filters.split("\0")):
+            if "=" in name:  # `-c` would set another
+                return ""
+            off.append(f"{name}={'false' if name.endswith('.required') else ''}")
+        commit = git("rev-parse", "HEAD").strip()
+        # A submodule has a configuration of its own: its commit is compared, its files are not.
+        changes = git("status", "--porcelain", "--untracked-files=normal",
+                      "--ignore-submodules=dirty", ".")  # fmt: skip
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return ""
+    return commit + "+" * bool(changes)

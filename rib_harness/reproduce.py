@@ -296,11 +296,11 @@ def differences(recorded: Recorded, catalog: Catalog) -> list[Difference]:
             then.setdefault(name, set()).add(version)
     now = {name: _version(name) for name in then if name != "python"}
     now["python"] = platform.python_version()
-    codes = {p.distribution: p.code for p in catalog.plugins}
+    plugins = {p.distribution: p for p in catalog.plugins}
     for component in _components(recorded):
         name = component["distribution"]
         then.setdefault(name, set()).add(_code(component))
-        now[name] = _code(codes[name]) if name in codes else "not installed"
+        now[name] = _code(plugins[name].code) if name in plugins else "not installed"
     return [
         Difference(name, ", ".join(sorted(said)), now[name])
         for name, said in then.items()

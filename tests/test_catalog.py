@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rib_harness import ConfigError, Event, MethodSpec, PluginError
-from rib_harness.catalog import Catalog, Component, Plugin, load_catalog
+from rib_harness.catalog import Catalog, Component, Plugin, _checkout, load_catalog
 from rib_harness.errors import AmbiguousComponentError, UnknownComponentError
 from rib_harness.options import Reference
 
@@ -784,6 +784,132 @@ def test_a_damaged_origin_file_says_nothing(site: Site) -> None:
 def test_nor_does_one_of_another_shape(origin: Any, site: Site) -> None:
     site.add("p", origin=origin)
     assert only(site.load()).status == "ok"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Git as anybody runs it, whatever the repository says."""
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    own = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "protocol.ext.allow=always"]
+    done = subprocess.run(
+        ["git", *own, "-C", str(folder), *arguments],
+        capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository of one commit, with a submodule; a program beside it leaves a mark when run."""
+    folder = tmp_path / "checkout"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'mark'}\nexit 1\n")
+    program.chmod(0o755)
+    for place in (folder, folder / "inner"):
+        git(tmp_path, "init", "-q", str(place))
+        (place / "a.py").write_text("1\n")
+        (place / ".gitattributes").write_text("*.py filter=x diff=x\n")
+        git(place, "add", "a.py", ".gitattributes")
+        git(place, "commit", "-qm", "one")
+    git(folder, "add", "inner")
+    git(folder, "commit", "-qm", "two")
+    return folder
+
+
+def changed(checkout: Path) -> None:
+    """So that git has to read a file again."""
+    (checkout / "a.py").write_text("2\n")
+
+
+def post_index_change(checkout: Path) -> None:
+    (checkout / ".git" / "hooks" / "post-index-change").symlink_to(checkout.parent / "program")
+    os.utime(checkout / "a.py", (1, 1))
+
+
+def elsewhere(checkout: Path) -> None:
+    """Hooks in another folder, and a filter in another file of the configuration."""
+    (checkout.parent / "hooks").mkdir()
+    program = checkout.parent / "program"
+    (checkout.parent / "hooks" / "post-index-change").symlink_to(program)
+    git(checkout, "config", "core.hooksPath", str(checkout.parent / "hooks"))
+    (checkout.parent / "more").write_text(f'[filter "x"]\nclean = {program}\nrequired = true\n')
+    git(checkout, "config", "include.path", str(checkout.parent / "more"))
+    changed(checkout)
+
+
+def submodule(checkout: Path) -> None:
+    git(checkout / "inner", "config", "core.fsmonitor", str(checkout.parent / "program"))
+
+
+def without_a_tree(checkout: Path) -> None:
+    """Of a partial clone: what is not there is fetched, by a program."""
+    tree = git(checkout, "rev-parse", "HEAD^{tree}")
+    (checkout / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    for name, value in {
+        "core.repositoryformatversion": "1", "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true", "core.sshCommand": str(checkout.parent / "program"),
+        "remote.origin.url": "ssh://example.invalid/x",
+    }.items():  # fmt: skip
+        git(checkout, "config", name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "command"),
+    [
+        ("core.fsmonitor", None, "status"),
+        ("filter.x.clean", changed, "status"),
+        ("filter.x.process", changed, "status"),
+        ("diff.external", changed, "diff"),
+        ("diff.x.textconv", changed, "diff"),
+        ("", post_index_change, "status"),
+        ("", elsewhere, "status"),
+        ("", submodule, "status"),
+        ("", without_a_tree, "status"),
+    ],
+)
+def test_no_program_that_a_checkout_names_is_run(
+    name: str, more: Callable[[Path], None] | None, command: str, checkout: Path
+) -> None:
+    """The same command of git, as anybody gives it, runs it."""
+    commit = git(checkout, "rev-parse", "HEAD")
+    if name:
+        git(checkout, "config", name, str(checkout.parent / "program"))
+    if more is not None:
+        more(checkout)
+    found = Plugin("x", "rib-plugin-x", "1.0", "ok", folder=str(checkout)).code["commit"]
+    assert not (checkout.parent / "mark").exists()
+    assert found == ("" if more is without_a_tree else commit + "+" * (more in (changed, elsewhere)))
+    git(checkout, command)
+    assert (checkout.parent / "mark").exists()
+
+
+def test_a_change_of_a_checkout_is_told(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def found() -> str:
+        _checkout.cache_clear()
+        return _checkout(str(checkout))
+
+    git(checkout, "config", "status.showUntrackedFiles", "no")
+    commit = git(checkout, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "no-such"))  # as a hook of git has it
+    assert found() == commit
+    (checkout / "b.py").write_text("")
+    assert found() == f"{commit}+"
+    (checkout / "b.py").unlink()
+    (checkout / "a.py").write_text("2\n")
+    assert found() == f"{commit}+"
+    monkeypatch.delenv("GIT_DIR")
+    git(checkout, "config", "filter.a=b.clean", "cat")
+    assert found() == ""
+
+
+@pytest.mark.parametrize("status", ["blocked", "conflict", "broken", "incompatible"])
+def test_git_is_not_run_where_a_plugin_did_not_load(
+    status: Any, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rib_harness.catalog._checkout", lambda _: pytest.fail("git ran"))
+    plugin = Plugin("x", "rib-plugin-x", "1.0", status, folder=str(checkout))
+    assert plugin.code["commit"] == ""
 
 
 # Observers
