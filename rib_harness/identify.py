@@ -62,7 +62,7 @@ def _ask_child(bound: Bound) -> Identity:
         "paths": [o.parameter for o in bound.component.signature.options if o.is_given_as_path],
     }
     child = subprocess.run(
-        [sys.executable, "-m", "rib_harness.identify"],
+        [sys.executable, "-P", "-m", "rib_harness.identify"],
         input=json.dumps(question),
         capture_output=True,
         text=True,

@@ -183,8 +183,8 @@ def test_uv_where_uv_made_the_environment_else_pip(
         assert install == ["uv", "pip", "install", "--python", sys.executable, "rib-plugin-x"]
         assert uninstall == ["uv", "pip", "uninstall", "--python", sys.executable, "rib-plugin-x"]
     else:
-        assert install == [sys.executable, "-m", "pip", "install", "rib-plugin-x"]
-        assert uninstall == [sys.executable, "-m", "pip", "uninstall", "--yes", "rib-plugin-x"]
+        assert install == [sys.executable, "-P", "-m", "pip", "install", "rib-plugin-x"]
+        assert uninstall == [sys.executable, "-P", "-m", "pip", "uninstall", "--yes", "rib-plugin-x"]
 
 
 def test_without_any_installer_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +331,7 @@ def test_options_of_the_installer_go_on(
                "--python-version=3.12", "--system-certs", "--prefer-binary", "--trusted-host=x",
                "-Ceditable_mode=strict"]  # fmt: skip
     call(capsys, "install", "rib-plugin-digits", "--yes", "--", *options, expect=0)
-    assert ran == [[sys.executable, "-m", "pip", "install", *options, "rib-plugin-digits"]]
+    assert ran == [[sys.executable, "-P", "-m", "pip", "install", *options, "rib-plugin-digits"]]
 
 
 # What came of it
@@ -408,7 +408,7 @@ def test_on_a_terminal_it_asks(
     monkeypatch.setattr(stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", stdin)
     assert cli._code(["plugins", "upgrade", "digits"]) == 0
-    wanted = [sys.executable, "-m", "pip", "install", "--upgrade", "rib-plugin-digits"]
+    wanted = [sys.executable, "-P", "-m", "pip", "install", "--upgrade", "rib-plugin-digits"]
     assert ran == ([wanted] if done else [])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import re
 import shlex
 import subprocess
@@ -153,6 +155,27 @@ def test_uv_takes_every_package_of_the_repository_from_it() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = {path.parent.name for path in (ROOT / "plugins").glob("*/pyproject.toml")}
     assert set(project["tool"]["uv"]["sources"]) == {"rib-harness", *folders}
+
+
+def unsafe(source: str) -> list[int]:
+    """Lines that start Python so that it takes modules from the current folder."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.List | ast.Tuple)
+        for part, following in itertools.pairwise([*node.elts, ast.Constant("")])
+        if ast.unparse(part) == "sys.executable" and ast.unparse(following) not in ("'-P'", "*rest")
+    ]
+
+
+def test_no_process_takes_modules_from_the_current_folder() -> None:
+    assert unsafe("run([sys.executable, '-m', 'pip'])") == [1]
+    assert unsafe("run([sys.executable])") == [1]
+    assert unsafe("run([sys.executable, '-P', '-m', 'pip'])") == []
+    sources = [*ROOT.glob("rib_harness/**/*.py"), *ROOT.glob("plugins/*/rib_plugin_*/**/*.py")]
+    found = {str(path): unsafe(path.read_text(encoding="utf-8")) for path in sources}
+    assert len(found) > 100
+    assert {path: lines for path, lines in found.items() if lines} == {}
 
 
 def test_no_host_of_a_registry_and_no_lock_file_is_committed() -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ import pytest
 from rib_harness import cli
 from rib_harness.catalog import FIRST_PARTY, Plugin, load_catalog
 from rib_harness.cli.list_plugins_ import _standing, entry_of, to_json
+from rib_harness.cli.plugins_ import installer
 from rib_harness.config import check_requirements
 from rib_harness.errors import ConfigError, RibError
+from rib_harness.identify import _ask_child
 from rib_harness.registry import Entry, Registry, load_registry
 from rib_harness.reproduce import compare, find, unknowable, untold
 
@@ -329,6 +332,45 @@ def test_a_distributions_name_in_a_list_is_no_typo(
     assert cli._code(["list-plugins", "--json"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert "no plugin is called 'rib-plugin-tim'. Did you mean 'rib-plugin-timm'" in line
+
+
+# A folder that one works in
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Path:
+    """The current folder, with modules that leave a mark when they are imported."""
+    for name in ("json", "pip", "multiprocessing", "pickle", "timm", "torch", "rib_harness"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w').close()\n")
+    return tmp_path
+
+
+def test_no_process_imports_from_the_current_folder(strange: Path) -> None:
+    """Neither the one that is asked for a backbone's identity, nor the installer."""
+    none: Any = SimpleNamespace(
+        spec=SimpleNamespace(target="math:no_such"), arguments=dict,
+        component=SimpleNamespace(what="backbone 'x'", signature=SimpleNamespace(options=())),
+    )  # fmt: skip
+    with pytest.raises(RibError, match="no_such"):
+        _ask_child(none)
+    subprocess.run([*installer(), "--version"], capture_output=True)
+    assert not (strange / "mark").exists()
+
+
+def test_nor_does_one_that_a_library_starts(strange: Path) -> None:
+    """A pool's, which imports multiprocessing before it has the path of its parent."""
+    script = strange / "bin" / "rib-harness"
+    script.parent.mkdir()
+    script.write_text(
+        "from multiprocessing import get_context; from rib_harness import cli\n"
+        "def verb(_):\n"
+        "    child = get_context('spawn').Process(target=print)\n"
+        "    child.start(); child.join(); return child.exitcode\n"
+        "if __name__ == '__main__':\n"
+        "    cli._code = verb; cli.main()"
+    )
+    assert subprocess.run([sys.executable, script]).returncode == 0
+    assert not (strange / "mark").exists()
 
 
 # What a configuration requires

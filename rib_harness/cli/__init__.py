@@ -89,6 +89,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the program."""
+    if arguments is None:
+        # What libraries start, the processes of a pool, takes no module from the current folder.
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     if sys.stdout is None:  # closed by the caller: the next file opened would be number 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -130,7 +130,7 @@ def installer() -> list[str]:
             f"The environment {sys.prefix} has no pip, and uv did not make it or is not on PATH. "
             "Install pip (python -m ensurepip) or uv."
         )
-    return [sys.executable, "-m", "pip"]
+    return [sys.executable, "-P", "-m", "pip"]
 
 
 def installer_command(arguments: Sequence[str]) -> list[str]:

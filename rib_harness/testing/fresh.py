@@ -92,7 +92,7 @@ def _asked(name: str, distribution: str, **more: Any) -> dict[str, Any]:
         file = Path(folder) / "answer.json"
         question = {"name": name, "distribution": distribution, "file": str(file), **more}
         child = subprocess.run(
-            [sys.executable, "-m", "rib_harness.testing.fresh"],
+            [sys.executable, "-P", "-m", "rib_harness.testing.fresh"],
             input=json.dumps(question, default=str),
             capture_output=True,
             text=True,
