@@ -17,12 +17,12 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from rib_harness.cache import cache_dir
+from rib_harness.cache import cache_dir, read_checked, write_checked
 from rib_harness.catalog import Bound
 from rib_harness.errors import PluginError, RibError
 from rib_harness.options import as_paths, load_target
 from rib_harness.protocols import Identity
-from rib_harness.store import key_of, write_atomically
+from rib_harness.store import key_of
 
 
 def identity_of(bound: Bound, *, again: bool = False) -> Identity:
@@ -50,7 +50,7 @@ def identity_of(bound: Bound, *, again: bool = False) -> Identity:
         return kept
     identity = bound.build().identity() if "torch" in sys.modules else _ask_child(bound)
     answer = {**_said(identity), "files": {file: _stat(file) for file in identity.files}}
-    write_atomically(path, json.dumps(answer))
+    write_checked(path, json.dumps(answer).encode())
     return identity
 
 
@@ -80,12 +80,10 @@ def _ask_child(bound: Bound) -> Identity:
 
 
 def _kept(path: Path) -> Identity | None:
-    try:
-        answer = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    kept = read_checked(path)
+    if kept is None:
         return None
-    if "has" not in answer:  # kept by an earlier version
-        return None
+    answer = json.loads(kept)
     if any(_stat(file) != stat for file, stat in answer["files"].items()):
         return None
     return _identity(answer)

@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 
 from rib_harness import DataError
+from rib_harness.cache import read_checked
 from rib_harness.files.download import go_offline, is_offline
 from rib_harness.files.hub import HubRows, is_saved_dataset
 
@@ -289,14 +290,14 @@ def test_digests_are_made_anew_though_the_old_time_was_put_back(tmp_path: Path) 
     assert HubRows(place, ()).digests()[0] != DIGESTS[0]
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "[]", "3", "[1", json.dumps(["0"] * 5)])
+@pytest.mark.parametrize("text", ["", "nonsense", "[]", json.dumps(["0"] * 4)])
 def test_damaged_digests_are_made_anew(tmp_path: Path, kept: Path, text: str) -> None:
     place = saved(tmp_path / "set")
     assert HubRows(place, ()).digests() == DIGESTS
     (file,) = kept.iterdir()
     file.write_text(text)
     assert HubRows(place, ()).digests() == DIGESTS
-    assert json.loads(file.read_text()) == DIGESTS
+    assert json.loads(read_checked(file) or "") == DIGESTS
 
 
 def pointing(folder: Path, files: list[str | None]) -> Path:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rib_harness import DataError
+from rib_harness.cache import read_checked, write_checked
 from rib_harness.files.digest import file_digest
 from rib_harness.files.members import DEEPEST, Folder, Members, Tar, Zip, carry_index
 
@@ -208,6 +209,10 @@ def test_an_archive_that_changed_while_it_was_open_is_not_indexed_by_the_old_one
     assert contents(Members([archive])) == {"b": b"newer", "c": b"1"}
 
 
+def table_of(index: Path) -> pa.Table:
+    return pq.read_table(pa.BufferReader(read_checked(index)))
+
+
 def index_of(indices: Path) -> Path:
     (file,) = indices.iterdir()
     return file
@@ -218,18 +223,13 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no parquet": lambda file: file.write_bytes(b"nonsense" * 99),
     "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
     "start": lambda file: file.write_bytes(bytes(99) + file.read_bytes()[99:]),
-    "other columns": lambda file: pq.write_table(
-        pa.table({"x": [1]}).replace_schema_metadata(pq.read_schema(file).metadata), file
+    "of an earlier version": lambda file: file.write_bytes(read_checked(file) or b""),
+    "of another name": lambda file: (
+        write_checked(file.with_name("other"), read_checked(file) or b""),
+        file.with_name("other").rename(file),
     ),
-    "other version": lambda file: pq.write_table(
-        pq.read_table(file).replace_schema_metadata(
-            {**(pq.read_schema(file).metadata or {}), b"format": b"0"}
-        ),
-        file,
-    ),
-    "no notes": lambda file: pq.write_table(
-        pq.read_table(file).replace_schema_metadata(None), file
-    ),
+    "a folder": lambda file: (file.unlink(), file.mkdir(), (file / "x").write_text("")),
+    "a link to nowhere": lambda file: (file.unlink(), file.symlink_to("nowhere")),
     "gone": lambda file: file.unlink(),
 }
 
@@ -245,18 +245,20 @@ def test_a_damaged_index_is_made_anew(
     members = Members([place])
     assert contents(members) == FILES
     assert digests(members) == DIGESTS
-    assert pq.read_table(index_of(indices)).num_rows == len(FILES)
+    assert table_of(index_of(indices)).num_rows == len(FILES)
 
 
 def test_an_index_of_another_version_is_not_believed(tmp_path: Path, indices: Path) -> None:
     archive = tar_of(tmp_path / "set.tar", {"a": b"1"})
     Members([archive]).digests([0])
     file = index_of(indices)
-    table = pq.read_table(file)
+    table = table_of(file)
     at = table.column_names.index("digest")
     wrong = table.set_column(at, "digest", pa.array(["0" * 64]))
     notes = table.schema.metadata
-    pq.write_table(wrong.replace_schema_metadata({**notes, b"format": b"1"}), file)
+    made = io.BytesIO()
+    pq.write_table(wrong.replace_schema_metadata({**notes, b"format": b"1"}), made)
+    write_checked(file, made.getvalue())
     assert digests(Members([archive])) == {"a": hashlib.sha256(b"1").hexdigest()}
 
 

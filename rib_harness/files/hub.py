@@ -6,6 +6,7 @@ those with an EXIF rotation, which no published number on ImageNet does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -14,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rib_harness.cache import cache_dir
+import xxhash
+
+from rib_harness.cache import cache_dir, read_checked, write_checked
 from rib_harness.errors import DataError, nearest
-from rib_harness.store import write_atomically
+from rib_harness.files.members import CHANGED
 
 #: What a `Location` on the Hub begins with: `hf:REPO` or `hf:REPO#SPLIT`.
 PREFIX = "hf:"
@@ -69,6 +72,7 @@ class HubRows:
         # Of a struct column, to read the names without the pictures.
         flat = self._images.flatten().data.column(f"{images[0]}.path")
         self.names = [Path(path).name if path else "" for path in flat.to_pylist()]
+        self._digests: list[str] = []  # once they are known
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,7 +82,17 @@ class HubRows:
         return list(self._labels[name])
 
     def read(self, index: int) -> bytes:
-        """A picture's bytes, as they were stored."""
+        """A picture's bytes, as they were stored.
+
+        Raises:
+            DataError: none there, or others than those of the digests.
+        """
+        data = self._bytes(index)
+        if self._digests and hashlib.sha256(data).hexdigest() != self._digests[int(index)]:
+            raise DataError(f"{self.where}: row {index}: other bytes. {CHANGED}")
+        return data
+
+    def _bytes(self, index: int) -> bytes:
         row = self._images[int(index)][self._column]
         if row["bytes"] is not None:
             return bytes(row["bytes"])
@@ -91,28 +105,37 @@ class HubRows:
 
     def digests(self) -> list[str]:
         """SHA-256 of each picture's bytes; kept until the files behind the rows change."""
-        files = [Path(file["filename"]) for file in self._images.cache_files]
-        # The change time, since `touch` can turn the other back.
-        state = [[str(f), f.stat().st_size, f.stat().st_ctime_ns] for f in files]
-        state.append([self._images._fingerprint])  # which of the files' rows these are
-        # Rows that point to files elsewhere say nothing about them: those are read each time.
-        inside = bool(files) and self._images[0][self._column]["bytes"] is not None
-        name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
-        kept = cache_dir("indices") / f"hub-{name}.json"
-        if inside:
-            try:
-                digests = json.loads(kept.read_text(encoding="utf-8"))
-                if len(digests) == len(self):
-                    return [str(digest) for digest in digests]
-            except (OSError, ValueError, TypeError):
-                pass
+        if not self._digests:
+            files = [Path(file["filename"]) for file in self._images.cache_files]
+            # Which of the files' rows these are, too.
+            name = _name_of([_states(files), self._images._fingerprint])
+            kept = cache_dir("indices") / f"hub-{name}.json"
+            # Rows that point to files elsewhere say nothing about them: those are read each time.
+            inside = bool(files) and self._images[0][self._column]["bytes"] is not None
+            before = read_checked(kept) if inside else None
+            self._digests = json.loads(before) if before is not None else self._read_digests()
+            if inside and before is None:
+                write_checked(kept, json.dumps(self._digests).encode())
+        return self._digests
+
+    def _read_digests(self) -> list[str]:
         with ThreadPoolExecutor() as pool:
-            digests = list(
+            return list(
                 pool.map(lambda i: hashlib.sha256(self.read(i)).hexdigest(), range(len(self)))
             )
-        if inside:
-            write_atomically(kept, json.dumps(digests))
-        return digests
+
+
+def _states(files: Sequence[Path]) -> list[list[Any]]:
+    """Changes when one of them does; the change time, since `touch` can turn the other back."""
+    stats = [file.stat() for file in files]
+    return [
+        [str(file), stat.st_size, stat.st_ctime_ns, stat.st_ino]
+        for file, stat in zip(files, stats, strict=True)
+    ]
+
+
+def _name_of(state: Any) -> str:
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
 
 
 def _load(where: str, splits: Sequence[str]) -> Any:
@@ -155,12 +178,7 @@ def _load_folder(folder: Path, splits: Sequence[str]) -> Any:
             named = set(by_split) & SPLITS or any("-of-" in file.name for file in files)
             if named:  # else parts of one split, whatever their names
                 files = by_split[_pick(sorted(by_split), splits, str(folder))]
-            return datasets.load_dataset(
-                "parquet",
-                data_files=[str(file) for file in files],
-                split="train",
-                cache_dir=str(cache_dir("hub-datasets")),
-            )
+            return _load_parquet(files)
         loaded = datasets.load_from_disk(str(folder))
     except (
         OSError,
@@ -172,6 +190,42 @@ def _load_folder(folder: Path, splits: Sequence[str]) -> Any:
     if isinstance(loaded, dict):
         return loaded[_pick(list(loaded), splits, str(folder))]
     return loaded
+
+
+def _load_parquet(files: Sequence[Path]) -> Any:
+    """Rows of Parquet files, which `datasets` reads from a copy: one that verifies."""
+    import datasets
+
+    def load(mode: str) -> Any:
+        return datasets.load_dataset(
+            "parquet",
+            data_files=[str(file) for file in files],
+            split="train",
+            cache_dir=str(cache_dir("hub-datasets")),
+            download_mode=mode,
+            keep_in_memory=False,
+        )
+
+    kept = cache_dir("indices") / f"copy-{_name_of(_states(files))}.json"
+    checksums = read_checked(kept)
+    if checksums is not None:
+        with contextlib.suppress(Exception):  # of any of the libraries below it: made again
+            rows = load("reuse_dataset_if_exists")
+            if _checksums(rows) == checksums:
+                return rows
+    rows = load("force_redownload")
+    write_checked(kept, _checksums(rows))
+    return rows
+
+
+def _checksums(rows: Any) -> bytes:
+    """Of all files of a copy."""
+    files = [Path(file["filename"]) for file in rows.cache_files]
+    found = {}
+    for file in [*files, files[0].with_name("dataset_info.json")]:
+        with file.open("rb") as opened:
+            found[file.name] = hashlib.file_digest(opened, xxhash.xxh3_128).hexdigest()
+    return json.dumps(found).encode()
 
 
 def _pick(there: Sequence[str], wanted: Sequence[str], where: str) -> str:

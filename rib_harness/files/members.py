@@ -7,11 +7,11 @@ kept in the cache, and made anew for what changed.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import struct
 import threading
-import uuid
 import weakref
 import zipfile
 import zlib
@@ -25,7 +25,7 @@ from typing import IO, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rib_harness.cache import cache_dir
+from rib_harness.cache import cache_dir, read_checked, write_checked
 from rib_harness.errors import DataError
 from rib_harness.files.packed import (
     Limits,
@@ -44,8 +44,11 @@ DEEPEST = 8
 #: What macOS puts into archives.
 _LITTER = "__MACOSX"
 
+#: What to say where a file is not the one whose label and digest are known.
+CHANGED = "It has changed since it was indexed: give the same command again, which indexes it anew."
+
 #: Version of the index files.
-_FORMAT = "2"
+_FORMAT = "3"
 
 
 class Member(NamedTuple):
@@ -58,6 +61,7 @@ class Member(NamedTuple):
         offset: in an archive, where its bytes begin.
         packed: bytes that it takes there, if it is deflated; else −1.
         crc: of a zip's file, to tell damage; else −1.
+        inode: of a file in a folder.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Member(NamedTuple):
     offset: int = 0
     packed: int = -1
     crc: int = -1
+    inode: int = 0
 
 
 class Part(Protocol):
@@ -86,6 +91,10 @@ class Part(Protocol):
 
     def read(self, member: Member) -> bytes:
         """One file's bytes; from several threads at once."""
+        ...
+
+    def is_as(self, member: Member, state: str) -> bool:
+        """Whether the file is still the one that was indexed, in a part of this state."""
         ...
 
 
@@ -138,10 +147,24 @@ class Members:
         """The file's bytes.
 
         Raises:
-            DataError: damaged or gone.
+            DataError: damaged or gone, or another than was indexed: labels and fingerprint are of
+                that one.
         """
         number, member = self._rows[index]
-        return self.parts[number].read(member)
+        part, kept = self.parts[number], self._kept[number]
+        try:
+            data = part.read(member)
+        except DataError as error:
+            if part.is_as(member, kept.state):
+                raise
+            raise DataError(f"{error} {CHANGED}") from None
+        # Asked after it was read, so that no change comes between. Where only times or the inode
+        # are others, the content decides.
+        if not part.is_as(member, kept.state):
+            digest = kept.digests[member]
+            if not digest or hashlib.sha256(data).hexdigest() != digest:
+                raise DataError(f"{self.where(index)}: other bytes. {CHANGED}")
+        return data
 
     def digests(self, indices: Sequence[int]) -> list[str]:
         """SHA-256 of each of these files; read again only where something changed.
@@ -185,9 +208,10 @@ def _left_out(name: str, skip: Collection[str]) -> bool:
 
 def carry_index(old: Path, new: Path) -> None:
     """Keep a folder's index when the folder is renamed, which leaves its files as they are."""
-    index = _index_file(Folder(old))
-    if index.is_file():
-        index.replace(_index_file(Folder(new)))
+    file = _index_file(Folder(old))
+    if (index := read_checked(file)) is not None:
+        write_checked(_index_file(Folder(new)), index)
+        file.unlink()
 
 
 @dataclass(frozen=True)
@@ -227,7 +251,7 @@ class Folder:
                 )
             if is_file:
                 stat = entry.stat()
-                yield Member(prefix + entry.name, stat.st_size, stat.st_ctime_ns)
+                yield _member(prefix + entry.name, stat)
             elif entry.name not in self.skip:
                 yield from self._below(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
 
@@ -237,6 +261,18 @@ class Folder:
             return (self.path / member.name).read_bytes()
         except OSError as error:
             raise DataError(f"{self.path / member.name}: {error.strerror}.") from None
+
+    def is_as(self, member: Member, state: str) -> bool:
+        """By size, time of change and inode."""
+        try:
+            return _member(member.name, (self.path / member.name).stat()) == member
+        except OSError:
+            return False
+
+
+def _member(name: str, stat: os.stat_result) -> Member:
+    inode = stat.st_ino % 2**63  # the index has signed numbers
+    return Member(name, stat.st_size, stat.st_ctime_ns, inode=inode)
 
 
 class _File:
@@ -258,6 +294,13 @@ class _File:
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror}.") from None
         return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+
+    def is_as(self, member: Member, state: str) -> bool:
+        """By the archive's state."""
+        try:
+            return self.state() == state
+        except DataError:
+            return False
 
     def bytes_at(self, offset: int, size: int) -> bytes:
         with self._lock:
@@ -394,18 +437,17 @@ def _index_file(part: Part) -> Path:
 
 
 def _read_index(part: Part) -> _Index:
-    try:
-        table = pq.read_table(_index_file(part))
-        said = table.schema.metadata or {}
-        if said.get(b"format", b"").decode() != _FORMAT:
-            return _Index({})
-        columns = [table.column(name).to_pylist() for name in (*Member._fields, "digest")]
-        digests = {Member(*row[:-1]): row[-1] for row in zip(*columns, strict=True)}
-        state = part.state()
-        same = said.get(b"state", b"").decode() == state
-    except (pa.ArrowException, KeyError, OSError, ValueError):  # not there, or damaged
+    kept = read_checked(_index_file(part))
+    if kept is None:
         return _Index({})
-    if state:
+    table = pq.read_table(pa.BufferReader(kept))
+    said = table.schema.metadata or {}
+    if said.get(b"format", b"").decode() != _FORMAT:
+        return _Index({})
+    columns = [table.column(name).to_pylist() for name in (*Member._fields, "digest")]
+    digests = {Member(*row[:-1]): row[-1] for row in zip(*columns, strict=True)}
+    if state := part.state():
+        same = said.get(b"state", b"").decode() == state
         return _Index(digests, state, True) if same else _Index({})
     return _Index(digests)
 
@@ -420,7 +462,6 @@ def _write_index(part: Part, index: _Index) -> None:
             "digest": pa.array(index.digests.values(), pa.string()),
         }
     ).replace_schema_metadata({"format": _FORMAT, "state": index.state})
-    file = _index_file(part)
-    scratch = file.with_suffix(f".{uuid.uuid4().hex}.part")  # threads may write it too
-    pq.write_table(table, scratch)
-    scratch.replace(file)
+    made = io.BytesIO()
+    pq.write_table(table, made)
+    write_checked(_index_file(part), made.getvalue())
