@@ -33,7 +33,7 @@ from rib_harness.specs import (
 
 if TYPE_CHECKING:
     from rib_harness.arms import Arm, arms_of
-    from rib_harness.cache import cache_dir
+    from rib_harness.cache import cache_dir, read_checked, write_checked
     from rib_harness.catalog import Catalog, load_catalog
     from rib_harness.engine.classifier import Classifier, load_weights
     from rib_harness.engine.data import Batch
@@ -88,9 +88,11 @@ _ON_FIRST_USE = {
     "load_weights": "rib_harness.engine.classifier",
     "members_of": "rib_harness.options",
     "parts_of": "rib_harness.engine.parts",
+    "read_checked": "rib_harness.cache",
     "read_weights": "rib_harness.engine.weights",
     "run": "rib_harness.runner",
     "transformer_of": "rib_harness.engine.parts",
+    "write_checked": "rib_harness.cache",
 }
 
 __all__ = [
@@ -143,9 +145,11 @@ __all__ = [
     "load_weights",
     "members_of",
     "parts_of",
+    "read_checked",
     "read_weights",
     "run",
     "transformer_of",
+    "write_checked",
 ]
 
 

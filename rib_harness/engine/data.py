@@ -9,12 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rib_harness.cache import cache_dir
+from rib_harness.engine.packs import DamagedPackError, Pack, write_pack
 from rib_harness.errors import ConfigError, DataError
 from rib_harness.images import ImageSet, Preprocess
-from rib_harness.store import is_full
+
+log = logging.getLogger("rib_harness.data")
 
 Advance = Callable[[int], None]
 
@@ -115,7 +116,7 @@ class Pixels:
         self.workers = workers or os.cpu_count() or 1
         size = len(images) * 3 * preprocess.size**2
         limit = _pack_limit() * 2**30
-        self.packed: NDArray[np.uint8] | None = None
+        self.packed: _Packed | None = None  # one for all parts of the set
         self.rows: NDArray[np.int64] | None = None  # of the pack, for a part of the set
         if size <= limit if pack is None else pack:
             self.packed = self._pack(advance, repacked)
@@ -141,9 +142,14 @@ class Pixels:
     ) -> Iterator[NDArray[np.uint8]]:
         """For each array of indices, their pixels (N, 3, S, S)."""
         if self.packed is not None and augment is None:
-            for indices in order:
-                yield self.packed[indices if self.rows is None else self.rows[indices]]
-            return
+            for position, indices in enumerate(order):
+                taken = self.packed.take(indices if self.rows is None else self.rows[indices])
+                if taken is None:
+                    order = order[position:]
+                    break
+                yield taken
+            else:
+                return
         read = self._read if augment is None else self._augmented(augment)
         with ThreadPoolExecutor(self.workers) as pool:
             ahead = [pool.map(read, indices) for indices in order[:2]]
@@ -161,9 +167,7 @@ class Pixels:
 
         return read
 
-    def _pack(
-        self, advance: Advance | None, repacked: Callable[[], None] | None
-    ) -> NDArray[np.uint8] | None:
+    def _pack(self, advance: Advance | None, repacked: Callable[[], None] | None) -> _Packed | None:
         """The pack, made if needed; None if the disk has no room for it."""
         n, side = len(self.images), self.preprocess.size
         what = {
@@ -175,48 +179,75 @@ class Pixels:
         }
         name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
         path = cache_dir("packs") / f"{name}.npy"
-        expected = (n, 3, side, side)
-        try:
-            packed = _mapped(path, expected)
-            if self._agrees(packed):
-                return packed
-            if repacked is not None:
-                repacked()
-        except (OSError, EOFError, ValueError):  # not there, or not whole
-            pass
-        # Written elsewhere and renamed, so that a killed process leaves no half pack.
-        handle, scratch = tempfile.mkstemp(prefix=f".{name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(self.workers) as pool:
-                header = {"descr": "|u1", "fortran_order": False, "shape": expected}
-                np.lib.format.write_array_header_2_0(file, header)
+        shape = (n, 3, side, side)
+
+        def decoded(advance: Advance | None) -> Iterator[NDArray[np.uint8]]:
+            with ThreadPoolExecutor(self.workers) as pool:
                 for chunk in in_order(n, 256):
-                    for pixels in pool.map(self._read, chunk):
-                        file.write(pixels.tobytes())
+                    yield from pool.map(self._read, chunk)
                     if advance is not None:
                         advance(len(chunk))
-            packed = _mapped(Path(scratch), expected)  # ours, whatever another process puts there
-            Path(scratch).replace(path)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            return None  # decoded at each pass instead
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-        return packed
 
-    def _agrees(self, packed: NDArray[np.uint8]) -> bool:
+        def make(advance: Advance | None = None) -> Pack | None:
+            try:
+                return write_pack(path, shape, decoded(advance))
+            except OSError as error:
+                log.warning(
+                    "%s cannot be kept (%s): its pictures are decoded at each pass",
+                    path, error.strerror or error,
+                )  # fmt: skip
+                return None
+
+        pack = None
+        try:
+            pack = Pack(path, shape)
+            if not self._agrees(pack):
+                pack = None
+                if repacked is not None:
+                    repacked()
+        except FileNotFoundError:
+            pass
+        except (DamagedPackError, OSError) as error:
+            log.warning("%s; its pictures are decoded again", error)
+        pack = pack or make(advance)
+        return None if pack is None else _Packed(pack, make)
+
+    def _agrees(self, pack: Pack) -> bool:
         """Whether a few pictures are read as they were packed.
 
         The fingerprint is of the files: it does not say that a dataset's code has changed.
         """
-        some = np.linspace(0, len(packed) - 1, COMPARED).astype(int)
+        some = np.linspace(0, len(pack) - 1, COMPARED).astype(int)
+        packed = pack.take(some)
         try:
-            return all(np.array_equal(packed[i], self._read(i)) for i in some)
+            return all(
+                np.array_equal(one, self._read(i)) for one, i in zip(packed, some, strict=True)
+            )
         except DataError as error:
             if error.__cause__ is None or isinstance(error.__cause__, OSError):
                 return True  # gone since then: nothing says that the pack is wrong
             raise
+
+
+@dataclass
+class _Packed:
+    """A pack that is made again where it does not verify.
+
+    Args:
+        make: decodes all pictures into a new one; None where it cannot be kept.
+    """
+
+    pack: Pack | None
+    make: Callable[[], Pack | None]
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+        """Copies of these pictures, (n, 3, S, S); None where they have to be decoded."""
+        try:
+            return None if self.pack is None else self.pack.take(rows)
+        except DamagedPackError as error:
+            log.warning("%s; its pictures are decoded again", error)
+        self.pack = self.make()
+        return None if self.pack is None else self.pack.take(rows)
 
 
 def _pack_limit() -> float:
@@ -225,18 +256,6 @@ def _pack_limit() -> float:
         return float(text) if text else PACK_LIMIT_GIB
     except ValueError:
         raise ConfigError([f"RIB_PACK_LIMIT: expected a number of GiB, got {text!r}."]) from None
-
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """A pack, read as it is needed.
-
-    Raises:
-        ValueError: it is not whole, or not of this shape.
-    """
-    packed: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    if packed.shape != shape or packed.dtype != np.uint8:
-        raise ValueError(f"{path} is {packed.dtype} {packed.shape}, expected uint8 {shape}")
-    return packed
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Everything random is seeded from (seed, stage, epoch), and the whole state is one safetensors
 file, replaced atomically: a fit that was killed and is started again ends with the same weights,
-bit for bit on a CPU, as one that was not.
+bit for bit on a CPU, as one that was not. A state that does not verify is none: the fit starts
+again.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+import xxhash
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rib_harness.cache import clear
 from rib_harness.config import Recipe
 from rib_harness.engine.classifier import Classifier
 from rib_harness.engine.data import Batch
@@ -40,6 +43,10 @@ LOG_EVERY = 10
 
 #: (model, batch) → a scalar, the mean over the batch.
 Loss = Callable[[Classifier, Batch], Tensor]
+
+
+class DamagedStateError(RibError):
+    """What a fit kept is not what was written."""
 
 
 class Stateful(Protocol):
@@ -140,16 +147,21 @@ def fit(
     device = job.accelerator.device
     model.to(device)
     extra = dict(state or {})
-    if finished is not None and finished.exists():
-        tree = unpack_tree(finished)
+    if finished is not None and (tree := _kept_tree(finished, job)) is not None:
         model.load_state_dict(tree["model"])
         _restore_extra(extra, tree)
+        _write_history(job, tree["history"])
         return model.eval()
     with seeded(f"{job.seed}/{job.stage}"):
-        result = _Fit(model, loss, data, recipe, job, ema, extra, after_step).run()
+        run = _Fit(model, loss, data, recipe, job, ema, extra, after_step)
+        result = run.run()
     if finished is not None:
-        tree = {"model": result.state_dict(), "extra": _states_of(extra)}
-        write_atomically(finished, pack_tree(tree))
+        tree = {
+            "model": result.state_dict(),
+            "extra": _states_of(extra),
+            "history": run.history,
+        }
+        _keep_tree(finished, tree)
         (finished.parent / f"state-{job.stage}.safetensors").unlink(missing_ok=True)
     return result
 
@@ -207,7 +219,7 @@ class _Fit:
             finally:
                 bar.close()
         self.check_weights()
-        self.write_history()
+        _write_history(self.job, self.history)
         self.optimizer.zero_grad()  # gradients are as large as the weights
         return self.trained.eval()
 
@@ -332,11 +344,6 @@ class _Fit:
                     f"the last finite loss: {self.last_good}. A smaller recipe.lr often helps."
                 )
 
-    def write_history(self) -> None:
-        if self.job.work is not None:
-            lines = "".join(json.dumps(row) + "\n" for row in self.history)
-            write_atomically(self.job.work / f"history-{self.job.stage}.jsonl", lines)
-
     @property
     def state_file(self) -> Path | None:
         return self.job.work and self.job.work / f"state-{self.job.stage}.safetensors"
@@ -357,12 +364,12 @@ class _Fit:
             "history": self.history,
             "last_good": self.last_good,
         }
-        write_atomically(self.state_file, pack_tree(tree))
+        _keep_tree(self.state_file, tree)
 
     def restore(self) -> None:
-        if self.state_file is None or not self.state_file.exists():
+        tree = None if self.state_file is None else _kept_tree(self.state_file, self.job)
+        if tree is None:
             return
-        tree = unpack_tree(self.state_file)
         self.model.load_state_dict(tree["model"])
         self.optimizer.load_state_dict(tree["optimizer"])
         if self.average is not None:
@@ -374,6 +381,38 @@ class _Fit:
         self.step, self.sums = tree["step"], tree["sums"]
         self.history, self.last_good = tree["history"], tree["last_good"]
         self.job.progress.say(f"{self.job.label}: goes on at step {self.step} of {self.total}")
+
+
+def _keep_tree(path: Path, tree: Mapping[str, Any]) -> None:
+    write_atomically(path, pack_tree({**tree, "of": _step_and_name(path)}))
+
+
+def _kept_tree(path: Path, job: FitJob) -> Any:
+    """What a fit kept; None where nothing is there, or not what was written."""
+    if not path.exists():
+        return None
+    try:
+        tree = unpack_tree(path)
+        if tree["of"] != _step_and_name(path):
+            raise DamagedStateError(f"{path} is of another fit ({'/'.join(tree['of'])})")
+        return tree
+    except DamagedStateError as error:
+        job.progress.say(f"{job.label}: {error}; this fit starts again")
+    clear(path)
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _step_and_name(path: Path) -> list[str]:
+    """The end of KEY/CODE/NAME: the same wherever the store is moved to."""
+    return list(path.parts[-3:])
+
+
+def _write_history(job: FitJob, rows: list[dict[str, Any]]) -> None:
+    if job.work is not None:
+        path = job.work / f"history-{job.stage}.jsonl"
+        clear(path)
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _states_of(extra: Mapping[str, Stateful]) -> dict[str, Any]:
@@ -544,24 +583,45 @@ def pack_tree(tree: Any) -> bytes:
         raise TypeError(f"a fit's state may not hold {type(node).__name__}: {node!r}")
 
     shape = json.dumps(shape_of(tree))
-    return save(tensors, metadata={"tree": shape})
+    return save(tensors, metadata={"tree": shape, "checksum": _checksum(shape, tensors)})
 
 
 def unpack_tree(path: Path) -> Any:
-    """The inverse of `pack_tree`."""
-    with safe_open(path, framework="pt") as file:
-        tree = json.loads(file.metadata()["tree"])
+    """The inverse of `pack_tree`.
 
-        def build(node: Any) -> Any:
-            if not isinstance(node, dict):
-                return node
-            ((kind, content),) = node.items()
-            if kind == "t":
-                return file.get_tensor(content)
-            if kind == "y":
-                return getattr(torch, content)
-            if kind == "d":
-                return {build(key): build(value) for key, value in content}
-            return [build(item) for item in content] if kind == "l" else tuple(map(build, content))
+    Raises:
+        DamagedStateError: it is not what was written, or of a version that kept no checksum.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DamagedStateError(f"{path} is damaged ({error})") from None
+    if "checksum" not in said:
+        raise DamagedStateError(f"{path} is of an earlier version, without a checksum")
+    if "tree" not in said or said["checksum"] != _checksum(said["tree"], tensors):
+        raise DamagedStateError(f"{path} is damaged (its checksum differs)")
 
-        return build(tree)
+    def build(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        ((kind, content),) = node.items()
+        if kind == "t":
+            return tensors[content]
+        if kind == "y":
+            return getattr(torch, content)
+        if kind == "d":
+            return {build(key): build(value) for key, value in content}
+        return [build(item) for item in content] if kind == "l" else tuple(map(build, content))
+
+    return build(json.loads(said["tree"]))
+
+
+def _checksum(shape: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of all that `unpack_tree` gives."""
+    made = xxhash.xxh3_128(shape.encode())
+    for name, tensor in sorted(tensors.items()):
+        made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        made.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return made.hexdigest()

@@ -7,9 +7,7 @@ object. As in the paper's suite, c, cartoon and drawing are made from the refere
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-import zipfile
+import io
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rib_harness import ImageSet, cache_dir, fingerprint_of
+from rib_harness import ImageSet, cache_dir, fingerprint_of, read_checked, write_checked
 from rib_plugin_digits import render
 
 Name = Literal["train", "test", "v2", "a", "r", "sketch", "cartoon", "drawing", "object", "c"]
@@ -105,19 +103,15 @@ def _classes_of(
 def _load() -> dict[str, NDArray[Any]]:
     """All parts, made on first use and kept in the cache folder."""
     path = cache_dir("digits") / f"digits-{_makers()}.npz"
-    try:
-        with np.load(path) as kept:
-            return dict(kept)
-    except (OSError, ValueError, zipfile.BadZipFile):  # not there, or not whole
-        made = make()
-        handle, scratch = tempfile.mkstemp(prefix=".digits-", suffix=".npz", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **made)  # type: ignore[arg-type]
-            Path(scratch).replace(path)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-        return made
+    kept = read_checked(path)
+    if kept is not None:
+        with np.load(io.BytesIO(kept)) as arrays:
+            return dict(arrays)
+    made = make()
+    file = io.BytesIO()
+    np.savez(file, **made)  # type: ignore[arg-type]
+    write_checked(path, file.getvalue())
+    return made
 
 
 def _makers() -> str:
