@@ -6,12 +6,15 @@ import json
 import math
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rib_harness import Batch, Classifier, ConfigError, DivergedError, RibError, Task
@@ -25,6 +28,7 @@ from rib_harness.engine.fit import (
     unpack_tree,
 )
 from rib_harness.errors import InterruptedRun
+from rib_harness.progress import Silence
 from rib_harness.testing import tiny_classifier, tiny_images, tiny_task
 
 
@@ -145,6 +149,93 @@ def test_history_survives_a_stop(tmp_path: Path) -> None:
     assert rows("a") == rows("b")
     assert [row["epoch"] for row in rows("a")] == [1, 2, 3]
     assert rows("a")[0].keys() == {"stage", "epoch", "step", "loss", "accuracy", "lr"}
+
+
+class Told(Silence):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def stopped(work: Path) -> None:
+    """Two stages, stopped in the second: the first is finished."""
+    with pytest.raises(KeyboardInterrupt):
+        two_stages(tiny_task(work=work), 14)
+
+
+def resumed(work: Path) -> tuple[Classifier, list[str]]:
+    task = tiny_task(work=work)
+    task.progress = told = Told()
+    return two_stages(task), told.lines
+
+
+def one_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1  # among the weights
+    file.write_bytes(data)
+
+
+def without_checksum(file: Path) -> None:
+    """As an earlier version wrote it."""
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        file.write_bytes(save(tensors, {"tree": opened.metadata()["tree"]}))
+
+
+def folder_instead(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "one bit": (one_bit, "is damaged (its checksum differs)"),
+    "cut off": (lambda file: os.truncate(file, file.stat().st_size // 2), "is damaged ("),
+    "empty": (lambda file: file.write_bytes(b""), "is damaged ("),
+    "a folder": (folder_instead, "is damaged ("),
+    "an earlier version": (without_checksum, "is of an earlier version, without a checksum"),
+    "of another fit": (
+        lambda file: file.write_bytes(pack_tree({**unpack_tree(file), "of": ["a", "b", "c"]})),
+        "is of another fit (a/b/c)",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("name", ["state-1.safetensors", "stage-0.safetensors"])
+def test_a_state_that_does_not_verify_is_named_and_its_fit_starts_again(
+    name: str, damage: str, tmp_path: Path
+) -> None:
+    """Nothing of it is believed: the weights are those of an undisturbed run."""
+    straight = two_stages(tiny_task())
+    stopped(tmp_path)
+    do, said = DAMAGED[damage]
+    do(tmp_path / name)
+    made, lines = resumed(tmp_path)
+    assert states_equal(made, straight)
+    told = [line for line in lines if "starts again" in line]
+    assert len(told) == 1
+    assert f"{tmp_path / name} {said}" in told[0]
+    goes_on = [line for line in lines if "goes on at step" in line]
+    assert len(goes_on) == (name == "stage-0.safetensors")  # the other fit is left as it is
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", '{"stage": 0, "loss": 0}\n', None])
+def test_the_history_of_a_finished_fit_is_that_of_its_state(
+    text: str | None, tmp_path: Path
+) -> None:
+    stopped(tmp_path)
+    file = tmp_path / "history-0.jsonl"
+    before = file.read_text()
+    if text is None:
+        folder_instead(file)
+    else:
+        file.write_text(text)
+    resumed(tmp_path)
+    assert file.read_text() == before
 
 
 def test_another_seed_gives_another_result() -> None:
