@@ -4,7 +4,7 @@
       store.json            the version of this layout
       steps/KEY/            one finished step: done.json (written last), step.json, and its files
       work/KEY/             a step under way: what a resumed fit needs
-      locks/KEY.lock        held by the process that computes the step
+      locks/KEY.lock        held by the process that computes the step (KEY.lease: see `locks`)
       runs/ID.json          which steps make which matrix
       configs/ID.toml       what was asked, to be run again
 
@@ -29,10 +29,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from rib_harness.errors import StoreError
 from rib_harness.files.digest import file_digest
+from rib_harness.locks import locked
 
 #: The version of the layout above. Format 1 kept no digests; `Store.prepare` adds them.
 FORMAT = 2
@@ -269,17 +268,8 @@ class Store:
         Args:
             waiting: called once, if the lock is not free.
         """
-        lock = FileLock(self.path / "locks" / f"{check_key(key)}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if waiting is not None:
-                waiting()
-            lock.acquire()
-        try:
+        with locked(self.path / "locks" / f"{check_key(key)}.lock", waiting):
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def writing(self, key: str, inputs: Mapping[str, Any], done: dict[str, Any]) -> Iterator[Path]:

@@ -15,12 +15,12 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
 
 from rib_harness import __version__
 from rib_harness.errors import DataError
 from rib_harness.files.archives import check_space
 from rib_harness.files.digest import file_digest
+from rib_harness.locks import locked
 from rib_harness.progress import Bar, Progress
 from rib_harness.specs import Archive
 from rib_harness.store import is_full, write_atomically
@@ -54,7 +54,7 @@ def fetch(
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / archive.name
-    with FileLock(folder / f".{archive.name}.lock"):
+    with locked(folder / f".{archive.name}.lock"):
         if target.is_file():
             problem = wrong(archive, target)
             if not problem:

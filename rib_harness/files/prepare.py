@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from rib_harness.catalog import Bound
 from rib_harness.errors import DataError
@@ -23,6 +23,7 @@ from rib_harness.files.download import fetch, wrong
 from rib_harness.files.members import carry_index
 from rib_harness.files.packed import is_compressed
 from rib_harness.files.verify import Report, verify
+from rib_harness.locks import locked
 from rib_harness.progress import Progress
 from rib_harness.specs import Archive, DatasetSpec
 from rib_harness.store import is_full
@@ -64,7 +65,7 @@ def prepare(bound: Bound, root: Path, wishes: Wishes, progress: Progress) -> Rep
     name = bound.spec.name
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock", timeout=0):
+        with locked(root / f".{name}.lock", timeout=0):
             there = _location(bound, root)
             if there is not None:
                 here = f"{name} is there already, in {there}, and"

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from PIL import Image
 
 from rib_harness import DataError, ImageSet, Preprocess
 from rib_harness.files.archives import check_space
+from rib_harness.locks import locked
 from rib_harness.progress import Progress
 from rib_harness.store import write_atomically
 
@@ -57,7 +58,7 @@ def make(
             "pip install 'rib-plugin-imagenet-ood[make-c]'"
         ) from None
     try:
-        with FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
+        with locked(folder.parent / f".{folder.name}.lock", timeout=0):
             _make(val, folder, groups, progress, workers, version)
     except Timeout:
         raise DataError(f"{folder} is being made by another process.") from None
