@@ -51,7 +51,7 @@ class InapplicableError(RibError):
 
 
 class InterruptedRun(KeyboardInterrupt):
-    """Stopped by Ctrl-C or SIGTERM at a safe point; the state so far is on disk."""
+    """Stopped by Ctrl-C, SIGTERM or SIGHUP at a safe point; the state so far is on disk."""
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -238,6 +240,35 @@ def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(
     again = capsys.readouterr()
     assert re.search(r"goes on at step [1-9]\d* of 300", again.err)
     assert "INCOMPLETE" not in again.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_run_whose_terminal_is_closed_saves_and_ends_with_the_same_weights() -> None:
+    arguments = ["run", *SMALL[:-4], "--set", "recipe.epochs=60", "-m", "ft", "--store"]
+    assert cli._code([*arguments, "calm"]) == 0
+    code = "from rib_harness.cli import main; main()"
+    ours, theirs = os.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "store", "--save-every", "1000"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        # The leader of a session whose terminal this is: it gets SIGHUP when that is closed.
+        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
+    )
+    os.close(theirs)
+    shown = b""
+    while b"loss" not in shown:  # beside the bar of a fit
+        shown += os.read(ours, 4096)
+    os.close(ours)
+    assert running.wait(60) == 130, shown.decode()
+    assert list(Path("store").glob("work/*/*/state-0.safetensors"))
+    assert cli._code([*arguments, "store"]) == 0
+    weights = list(Path("calm").glob("steps/*/model.safetensors"))
+    assert len(weights) == 2
+    for path in weights:
+        assert (Path("store") / path.relative_to("calm")).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.slow

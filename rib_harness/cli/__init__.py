@@ -1,7 +1,7 @@
 """The command line: one file a verb, each imported when it is used.
 
 Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 a user's mistake or a
-step that failed, 2 wrong usage, 130 stopped by Ctrl-C or SIGTERM.
+step that failed, 2 wrong usage, 130 stopped by Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from rib_harness import __version__
 from rib_harness.errors import DataError
 from rib_harness.files.archives import check_space
