@@ -184,7 +184,15 @@ def test_uv_where_uv_made_the_environment_else_pip(
         assert uninstall == ["uv", "pip", "uninstall", "--python", sys.executable, "rib-plugin-x"]
     else:
         assert install == [sys.executable, "-P", "-m", "pip", "install", "rib-plugin-x"]
-        assert uninstall == [sys.executable, "-P", "-m", "pip", "uninstall", "--yes", "rib-plugin-x"]
+        assert uninstall == [
+            sys.executable,
+            "-P",
+            "-m",
+            "pip",
+            "uninstall",
+            "--yes",
+            "rib-plugin-x",
+        ]
 
 
 def test_without_any_installer_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
