@@ -25,7 +25,7 @@ from rib_harness.store import Store
 def none(*_): raise OSError({code}, "No locks available")
 
 fcntl.flock, locks.LEASE = none, {lease}
-with Store(sys.argv[1]).lock("k"):
+with Store(sys.argv[1]).lock("c"):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -82,7 +82,7 @@ def test_without_locks_two_processes_exclude_each_other_and_a_dead_one_holds_not
         child.kill()
         child.communicate()
         for _ in range(2):
-            with store.lock("k", lambda: waited.append(2)):
+            with store.lock("c", lambda: waited.append(2)):
                 pass
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 1  # once, however many steps there are
@@ -107,5 +107,5 @@ def test_a_lease_without_a_sign_of_life_expires(
 
 def test_another_error_is_no_lack_of_locks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     without_locks(monkeypatch, errno.EIO)
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)), store.lock("k"):
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), store.lock("c"):
         pass
