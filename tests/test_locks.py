@@ -72,7 +72,7 @@ def test_without_locks_two_processes_exclude_each_other_and_a_dead_one_holds_not
     without_locks(monkeypatch, code)
     child = holder(store, code, locks.LEASE)
     waited = []
-    path = store.path / "locks" / "k.lock"
+    path = store.path / "locks" / "c.lock"
     with caplog.at_level(logging.WARNING):
         with pytest.raises(Timeout), locks.locked(path, timeout=0):
             pass
@@ -97,7 +97,7 @@ def test_a_lease_without_a_sign_of_life_expires(
     without_locks(monkeypatch, errno.ENOLCK)
     monkeypatch.setattr(locks, "LEASE", 0.6)
     child = holder(store, errno.ENOLCK, 0.6)
-    path = store.path / "locks" / "k.lock"
+    path = store.path / "locks" / "c.lock"
     os.kill(child.pid, signal.SIGSTOP)
     with locks.locked(path, timeout=30):
         pass
