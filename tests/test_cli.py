@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -14,13 +15,14 @@ import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
 
 from rib_harness import DatasetSpec, LabelSpace, cli
 from rib_harness.config import Recipe
+from rib_harness.study import load_studies
 from rib_harness.testing import catalog_with
 
 SMALL = ["-b", "digits-conv", "-d", "digits-a", "-d", "digits-r", "--limit", "2",
@@ -63,6 +65,77 @@ def test_the_table_fits_80_columns_and_has_no_colour_without_a_terminal(
     assert re.search(r"digits-a +\d+ +\d+\.\d\d +[+-]\d+\.\d\d", out)
     assert re.search(r"mean / mRI +\d+\.\d\d +[+-]\d+\.\d\d +[+-]\d+\.\d\d", out)
     assert "2 of 8" in out
+
+
+def written(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: str
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the program where both have this encoding."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", streams[0])
+        patched.setattr("sys.stderr", streams[1])
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(arguments))
+    for stream in streams:
+        stream.flush()
+    out, err = (cast("io.BytesIO", one.buffer).getvalue().decode(encoding) for one in streams)
+    return int(cast("int", ended.value.code)), out, err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_a_terminal_cannot_encode_is_written_as_it_can(
+    store: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = ("--store", str(store))
+    verbs: list[tuple[str, ...]] = [
+        ("results", *at), ("results", "--format", "csv", *at), ("results", "--format", "md", *at),
+        ("results", "--format", "latex", *at), ("results", "--format", "model-card", "-m", "ft",
+        *at), ("compare", "ft", "wise-ft:alpha=0.25", *at), ("list", "methods"),
+        ("show", "feature-distill"), ("list-plugins",), ("plan", "-m", "ft"), ("study", "list"),
+    ]  # fmt: skip
+    for verb in verbs:
+        code, out, err = written(monkeypatch, encoding, *verb)
+        assert (code, err) == (0, ""), verb
+        assert not re.search(r"\\u[0-9a-f]{4}", out), verb
+        assert verb[0] != "compare" or "B - A [95 %]" in out
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [("ascii", r"\xe9->"), ("latin-1", "é->"), ("cp437", "é->"), ("cp932", r"\xe9→")],
+)
+def test_an_error_is_told_in_every_encoding(
+    encoding: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = written(monkeypatch, encoding, "results", "--store", "nowhere-é→\udce9")
+    assert code == 1
+    assert f"nowhere-{told}\\udce9" in err
+
+
+def test_json_is_the_same_in_every_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    title = "Größe → 大"
+    study = load_studies()["sizes"].model_copy(update={"title": title})
+    monkeypatch.setattr("rib_harness.study.load_studies", lambda: {"sizes": study})
+    for encoding in ("ascii", "cp437", "utf-8"):
+        _, out, _ = written(monkeypatch, encoding, "study", "list", "--json")
+        assert json.loads(out)[0]["title"] == title
+        _, out, _ = written(monkeypatch, encoding, "show", "feature-distill", "--json")
+        assert "‖" in str(json.loads(out))
+
+
+def test_a_narrow_terminal_cuts_no_column(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut would be a number; lines that are too long a terminal breaks by itself."""
+    at = ("--store", str(store))
+    for arguments in (("results", *at), ("compare", "ft", "wise-ft:alpha=0.25", "--cells", *at),
+                      ("list-plugins",), ("plan", "-m", "ft"), ("list", "methods")):  # fmt: skip
+        wide = written(monkeypatch, "utf-8", *arguments)[1]
+        monkeypatch.setenv("COLUMNS", "20")
+        narrow = written(monkeypatch, "utf-8", *arguments)[1]
+        monkeypatch.delenv("COLUMNS")
+        assert "…" not in narrow
+        words = re.compile(r"[+-]\d+\.\d\d|\b[0-9a-f]{8}\b|forgot|gained|updates|summary|offers")
+        assert set(words.findall(narrow)) == set(words.findall(wide)) != set()
 
 
 def test_every_form_of_the_results_has_the_same_numbers(

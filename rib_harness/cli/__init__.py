@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from rib_harness import __version__
+from rib_harness.cli.encodings import write_what_can_be_read
 from rib_harness.errors import RibError, nearest
 from rib_harness.quiet import results_are_out
 
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     if sys.stdout is None:  # closed by the caller: the next file opened would be number 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.stdout = os.fdopen(1, "w")
+    write_what_can_be_read()
     code = _code(arguments)
     if arguments is None:  # called as a program, which ends now
         results_are_out()

@@ -58,7 +58,7 @@ def show(name: str, as_json: bool) -> None:
 
     entry = load_registry().get(name)
     if as_json:
-        click.echo(json.dumps(entry.to_json(), indent=1, ensure_ascii=False))
+        click.echo(json.dumps(entry.to_json(), indent=1))
         return
     print_entry(entry)
     if entry.installed is None:
@@ -87,7 +87,7 @@ def _print(entries: Sequence[Entry], as_json: bool) -> None:
     from rib_harness.cli.tables import console, table
 
     if as_json:
-        click.echo(json.dumps([e.to_json() for e in entries], indent=1, ensure_ascii=False))
+        click.echo(json.dumps([e.to_json() for e in entries], indent=1))
         return
     shown = table("plugin", "tier", "installed", "summary")
     for entry in entries:

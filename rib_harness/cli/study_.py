@@ -35,7 +35,7 @@ def list_(as_json: bool) -> None:
              "figure": one.figure, "suites": list(one.suites)}
             for name, one in studies.items()
         ]  # fmt: skip
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(rows, indent=1))
         return
     from rib_harness.cli.tables import console, table
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from rich import box
+from rich.box import SIMPLE_HEAD, Box
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -20,8 +22,25 @@ if TYPE_CHECKING:
     from rib_harness.statistics import Interval
 
 
+#: Called ASCII, so that rich puts no wider one in its place: what a terminal cannot encode is
+#: replaced where it is written.
+_BOX = Box(str(SIMPLE_HEAD), ascii=True)
+
+#: The columns that tables are made for.
+COLUMNS = 80
+
+
 class _Console(Console):
-    """Leaves it to the program what becomes of a reader that has gone."""
+    """Cuts no table, and leaves it to the program what becomes of a reader that has gone."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """As rich's, but no column of a table goes away where a terminal is narrow."""
+        width = self.width
+        for one in objects:
+            if isinstance(one, _Table):
+                self.width = max(width, min(one.needed(self), COLUMNS))
+        super().print(*objects, **settings)
+        self.width = width
 
     def on_broken_pipe(self) -> None:
         """Called while the BrokenPipeError is handled: rich would exit with 1."""
@@ -32,10 +51,10 @@ def console() -> Console:
     """stdout; 80 columns where it is no terminal, and nowhere where it is closed."""
     width = None
     if sys.stdout is not None and sys.stdout.isatty():
-        width = shutil.get_terminal_size((80, 24)).columns
+        width = shutil.get_terminal_size((COLUMNS, 24)).columns
     if width is None:
         given = os.environ.get("COLUMNS", "")
-        width = int(given) if given.isdigit() and int(given) > 0 else 80
+        width = int(given) if given.isdigit() and int(given) > 0 else COLUMNS
     return _Console(width=width, markup=False, highlight=False, emoji=False)
 
 
@@ -53,6 +72,14 @@ def printable(text: str) -> str:
 class _Table(Table):
     """Shows only what is printable."""
 
+    def needed(self, screen: Console) -> int:
+        """The columns in which no word is cut, and no number."""
+        for column in self.columns:
+            if column.no_wrap:  # rich would cut it as it breaks others
+                cells = [str(column.header), *map(str, column.cells)]
+                column.min_width = max(map(cell_len, cells))
+        return Measurement.get(screen, screen.options.update(max_width=COLUMNS), self).minimum
+
     def add_row(self, *cells: Any, **settings: Any) -> None:
         """As rich's."""
         super().add_row(*(printable(c) if isinstance(c, str) else c for c in cells), **settings)
@@ -60,7 +87,7 @@ class _Table(Table):
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table with the harness's looks."""
-    made = _Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = _Table(box=_BOX, pad_edge=False)
     for name in columns:
         if name in right:
             made.add_column(name, justify="right", no_wrap=True)
