@@ -136,8 +136,26 @@ class Component:
         fixed = self.spec.arguments
         return replace(whole, options=tuple(o for o in whole.options if o.parameter not in fixed))
 
+    def check_arguments(self) -> None:
+        """Raise where what the spec fixes is nothing that its target takes.
+
+        Raises:
+            PluginError: an unknown argument, with the nearest name, or a value of another type.
+        """
+        if not self.spec.arguments:
+            return
+        whole = signature_of(self.spec.target, self.what)
+        names = {option.parameter: option.name for option in whole.options}
+        given = {names.get(name, name): value for name, value in self.spec.arguments.items()}
+        others = tuple(replace(option, default=None) for option in whole.options)  # none is needed
+        try:
+            replace(whole, options=others).bind(given, self.what)
+        except ConfigError as error:
+            raise PluginError(f"The spec's `arguments` do not fit its target: {error}") from None
+
     def bind(self, reference: Reference, presets: Mapping[str, Any] | None = None) -> Bound:
         """This component with all its options resolved and checked."""
+        self.check_arguments()
         given: dict[str, Any] = {**(presets or {}), **reference.options}
         signature, family = self.signature, isinstance(self.spec, BackboneSpec) and self.spec.family
         if reference.tag and not family:

@@ -480,8 +480,8 @@ def table_rows(one: Comparison) -> list[tuple[str, str, str, str]]:
         if row is None:
             rows.append((i, "INCOMPLETE", "INCOMPLETE", "–"))
         else:
-            rows.append((i, f"{row[0]:+.2f}", f"{row[1]:+.2f}", str(row[2])))
-    a, b = (f"{m.estimate:+.2f}" if m is not None else "INCOMPLETE" for m in one.common)
+            rows.append((i, f"{row[0]:+z.2f}", f"{row[1]:+z.2f}", str(row[2])))
+    a, b = (f"{m.estimate:+z.2f}" if m is not None else "INCOMPLETE" for m in one.common)
     rows.append(("mRI", a, b, str(one.difference) if one.difference else "–"))
     return rows
 
@@ -489,7 +489,7 @@ def table_rows(one: Comparison) -> list[tuple[str, str, str, str]]:
 def bounds(arm: Arm) -> str:
     """What an incomplete matrix allows: `INCOMPLETE, -40.10 to +12.30`."""
     low, high = arm.mri_bounds
-    return f"INCOMPLETE, {low:+.2f} to {high:+.2f}"
+    return f"INCOMPLETE, {low:+z.2f} to {high:+z.2f}"
 
 
 def sentences(one: Comparison) -> list[str]:

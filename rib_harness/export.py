@@ -227,7 +227,7 @@ def _mri(arm: Arm, interval: Interval | None) -> str:
     mri = known(lambda: arm.mri)
     if mri is None:
         return "--"
-    return f"{mri:+.2f}" if interval is None else f"{mri:+.2f} ± {interval.half:.2f}"
+    return f"{mri:+z.2f}" if interval is None else f"{mri:+z.2f} ± {interval.half:.2f}"
 
 
 def _caption(arms: Sequence[tuple[Arm, Interval | None]]) -> str:
@@ -282,7 +282,7 @@ def _table_notes(arms: Sequence[tuple[Arm, Interval | None]]) -> list[str]:
 def _why_incomplete(arm: Arm) -> str:
     if not any(others for matrix in arm.matrices for others in matrix.pairs.values()):
         return "mRI compares datasets, and there is only one"
-    low, high = (f"{bound:+.2f}".replace("-", "−") for bound in arm.mri_bounds)
+    low, high = (f"{bound:+z.2f}".replace("-", "−") for bound in arm.mri_bounds)
     return f"incomplete, from {low} to {high} whatever the missing cells hold"
 
 
@@ -353,7 +353,7 @@ def _card_lines(run: RunResult, citations: str) -> list[str]:
     """The Markdown below the metadata."""
     record, matrix = run.record, run.matrix
     mri = known(lambda: matrix.mri)
-    shown = f"{mri:+.2f} points" if mri is not None else _why_incomplete(Arm((run,)))
+    shown = f"{mri:+z.2f} points" if mri is not None else _why_incomplete(Arm((run,)))
     lines = [
         f"# {record['backbone']} + {run.method}: is robustness kept?",
         "",

@@ -60,6 +60,7 @@ def measure(run: RunResult, store: Store, metric: Component) -> list[Value]:
     spec = metric.spec
     if not isinstance(spec, MetricSpec):
         raise TypeError(spec)
+    metric.check_arguments()
     compute = partial(load_target(spec.target, metric.what), **spec.arguments)
     with guarded(metric.what):
         if spec.level == "matrix":

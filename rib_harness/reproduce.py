@@ -425,4 +425,4 @@ def _spell(cell: Mapping[str, Any] | None) -> str:
 
 
 def _points(value: float | None) -> str:
-    return "missing" if value is None else f"{value:+.2f}"
+    return "missing" if value is None else f"{value:+z.2f}"

@@ -84,7 +84,7 @@ class RunResult:
     def describe_bounds(self) -> str:
         """What an incomplete matrix allows: `INCOMPLETE, -40.10 to +12.30`."""
         low, high = self.matrix.mri_bounds
-        return f"INCOMPLETE, {low:+.2f} to {high:+.2f}"
+        return f"INCOMPLETE, {low:+z.2f} to {high:+z.2f}"
 
     @property
     def known_answers(self) -> dict[str, dict[str, Any]]:
@@ -388,12 +388,12 @@ class Results(Sequence[RunResult]):
                 cell = m.pre.get(name)
                 before = f"{cell.n} | {cell.top1:.2f}" if cell else "– | –"
                 ri = run.ri.get(name)
-                lines.append(f"| {name} | {before} | {'–' if ri is None else f'{ri:+.2f}'} |")
+                lines.append(f"| {name} | {before} | {'–' if ri is None else f'{ri:+z.2f}'} |")
             if m.sources:
                 mri = known(getattr, m, "mri")
                 used = f"{len(m.sources)} of {len(record['suite_members'])} sources"
                 interval = self.interval(run)
-                shown = run.describe_bounds() if mri is None else f"{mri:+.2f}"
+                shown = run.describe_bounds() if mri is None else f"{mri:+z.2f}"
                 if interval is not None:
                     shown = str(interval)
                 lines.append(f"| **mRI** ({used}) |  |  | **{shown}** |")

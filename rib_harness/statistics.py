@@ -43,7 +43,7 @@ class Interval:
         return (self.high - self.low) / 2
 
     def __str__(self) -> str:
-        return f"{self.estimate:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{self.estimate:+z.2f} [{self.low:+z.2f}, {self.high:+z.2f}]"
 
 
 def percentile_interval(

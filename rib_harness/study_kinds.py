@@ -341,12 +341,12 @@ def level(value: Interval | None) -> str:
 
 def change(value: Interval | None) -> str:
     """`−5.1 [−6.0, −4.2]`."""
-    return _shown(value, "{:+.1f}")
+    return _shown(value, "{:+z.1f}")
 
 
 def signed(value: float | None) -> str:
     """`+0.31`."""
-    return "INCOMPLETE" if value is None else f"{value:+.2f}".replace("-", "−")
+    return "INCOMPLETE" if value is None else f"{value:+z.2f}".replace("-", "−")
 
 
 def _shown(value: Interval | None, form: str) -> str:

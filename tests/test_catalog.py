@@ -1038,6 +1038,24 @@ def test_fixed_arguments_are_no_options(component: Callable[..., Component]) -> 
         made.bind(Reference.parse("fixed:part=c"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"mean": 0.5}, "option mean=0.5: Input should be a valid tuple"),
+        ({"mena": [0.5]}, "has no option 'mena'. Did you mean 'mean'?"),
+    ],
+)
+def test_fixed_arguments_that_do_not_fit_are_named(
+    component: Callable[..., Component], arguments: dict[str, Any], said: str
+) -> None:
+    source = "class Mine:\n    def __init__(self, part, mean: tuple[float, ...] | None = None):\n"
+    source += "        self.mean = tuple(mean)\n"
+    made = component(source, target="fake_target:Mine", name="misfit", arguments=arguments)
+    with pytest.raises(PluginError, match="method 'p/misfit'") as told:
+        made.bind(Reference.parse("misfit:part=c"))
+    assert said in str(told.value)
+
+
 def test_a_target_is_given_a_path_where_it_asks_for_one(
     component: Callable[..., Component], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import io
 import json
@@ -21,7 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from rib_harness import DatasetSpec, LabelSpace, cli
+from rib_harness.catalog import load_catalog
+from rib_harness.cli.tables import print_results
 from rib_harness.config import Recipe
+from rib_harness.results import Results, collect
+from rib_harness.store import Store
 from rib_harness.study import load_studies
 from rib_harness.testing import catalog_with
 
@@ -136,6 +141,20 @@ def test_a_narrow_terminal_cuts_no_column(store: Path, monkeypatch: pytest.Monke
         assert "…" not in narrow
         words = re.compile(r"[+-]\d+\.\d\d|\b[0-9a-f]{8}\b|forgot|gained|updates|summary|offers")
         assert set(words.findall(narrow)) == set(words.findall(wide)) != set()
+
+
+def test_a_suite_without_a_reference_has_nothing_to_forget_and_is_complete(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = collect(Store(store))
+    alone = [
+        dataclasses.replace(run, matrix=dataclasses.replace(run.matrix, references=()))
+        for run in results
+    ]
+    print_results(Results(alone, results.store), load_catalog())
+    out = capsys.readouterr().out
+    assert "INCOMPLETE" not in out
+    assert re.search(r"^ ft .* – $", out, re.MULTILINE)
 
 
 def test_every_form_of_the_results_has_the_same_numbers(
@@ -378,6 +397,13 @@ def test_a_full_disk_is_a_clear_error_and_the_store_stays_whole() -> None:
         assert cli._code(["run", *arguments]) == 0
     finally:
         subprocess.run(["umount", "disk"], check=False)
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rib_harness", "plan", "--help"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("Usage: rib-harness plan [OPTIONS]"), done.stderr
 
 
 def test_what_is_printed_at_exit_is_not_among_the_results() -> None:

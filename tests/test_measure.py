@@ -365,6 +365,32 @@ def test_a_metric_asked_for_by_name_that_does_not_apply_fails(
     said = capsys.readouterr()
     assert {row["metric"] for row in json.loads(said.out)} == {f"metrics/{name}", "metrics/ece"}
     assert said.err.count("It needs features") == 1
+
+
+def test_a_metric_that_does_not_apply_to_one_run_names_it_and_shows_the_others(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mCE where one run of the store is of a suite without ImageNet-C."""
+
+    def compute(matrix: Matrix) -> float:
+        if matrix.mri == run_of(store, "lwf").mri:
+            raise InapplicableError("it needs the corruptions")
+        return -1e-9
+
+    spec = MetricSpec(name="probe", target="", summary="A test's.", level="matrix")
+    catalog = catalog_with((spec, compute))
+    monkeypatch.setattr("rib_harness.catalog.load_catalog", lambda **_: catalog)
+    call("--store", str(store.path), "--metric", "probe")
+    said = capsys.readouterr()
+    assert said.err == "left out: probe: it needs the corruptions (digits-conv · lwf · seed 0)\n"
+    assert "probe · digits-conv · ft · seed 0" in said.out
+    call("--store", str(store.path), "--metric", "probe", "--method", "lwf", expect=1)
+    assert capsys.readouterr().err == "Error: probe: it needs the corruptions\n"
+
+
+def test_unknown_metrics_and_forms_are_refused(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     call("--store", str(store.path), "--metric", "eze", expect=1)
     assert "Did you mean 'ece'?" in capsys.readouterr().err
     call("--store", str(store.path), "--metric", "ece", "--format", "md", expect=2)

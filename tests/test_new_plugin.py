@@ -93,12 +93,17 @@ def test_what_it_writes_is_tidy(kind: str, tmp_path: Path) -> None:
 # Refusals
 
 
+def test_the_distributions_prefix_is_no_part_of_the_name(tmp_path: Path) -> None:
+    done = run_cli("new-plugin", "rib-plugin-mine", "--kind", "method", "--path", str(tmp_path))
+    assert done.code == 0, done.err
+    assert [folder.name for folder in tmp_path.iterdir()] == ["rib-plugin-mine"]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("My_Method", "joined by hyphens, without 'rib-plugin-', got 'My_Method'. Did you mean "
-         "'my-method'?"),
-        ("rib-plugin-mine", "Did you mean 'mine'?"),
+        ("My_Method", "joined by hyphens, got 'My_Method'. Did you mean 'my-method'?"),
+        ("rib-plugin-Mine", "got 'Mine'. Did you mean 'mine'?"),
         ("2nd-try", "Did you mean 'nd-try'?"),
         ("a--b", "Did you mean 'a-b'?"),
         ("!", "Did you mean 'my-plugin'?"),

@@ -57,6 +57,15 @@ def test_every_command_of_the_readme_and_the_docs_is_understood(
                          "forbids to download|there is no file or folder", err)  # fmt: skip
 
 
+def test_no_number_with_a_sign_can_be_shown_as_minus_zero() -> None:
+    """What rounds to zero has no sign of its own: `z` in the format says so."""
+    assert f"{-1e-9:+z.2f}" == "+0.00"
+    sources = [*ROOT.glob("rib_harness/**/*.py"), *ROOT.glob("plugins/*/rib_plugin_*/**/*.py")]
+    assert len(sources) > 100
+    without = re.compile(r":\+[,\d]*\.\w*[fg]")
+    assert [path.name for path in sources if without.search(path.read_text("utf-8"))] == []
+
+
 def test_there_are_commands_to_test() -> None:
     assert len(console_commands()) > 5
 

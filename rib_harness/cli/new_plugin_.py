@@ -63,6 +63,7 @@ def command(name: str, kind: str, path: Path) -> None:
     """
     from rib_harness.errors import ConfigError
 
+    name = name.removeprefix("rib-plugin-")
     check_name(name, kind)
     folder = path / f"rib-plugin-{name}"
     texts = dict(render(name, kind))
@@ -90,11 +91,11 @@ def check_name(name: str, kind: str) -> None:
     from rib_harness.catalog import load_catalog
     from rib_harness.errors import ConfigError
 
-    if not _NAME.fullmatch(name) or name.startswith("rib-plugin-"):
+    if not _NAME.fullmatch(name):
         raise ConfigError(
             [
-                f"expected lower-case words joined by hyphens, without 'rib-plugin-', got "
-                f"{name!r}. Did you mean {valid(name)!r}?"
+                f"expected lower-case words joined by hyphens, got {name!r}. "
+                f"Did you mean {valid(name)!r}?"
             ]
         )
     if len(name) > LONGEST:

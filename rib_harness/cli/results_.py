@@ -11,7 +11,7 @@ from rib_harness.cli.options import chosen, no_plugin, option, store
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Catalog
-    from rib_harness.results import Results
+    from rib_harness.results import Results, RunResult
 
 FORMS = ["table", "json", "csv", "md", "latex", "parquet", "model-card", "bibtex"]
 
@@ -104,12 +104,12 @@ def _metrics(
         catalog: where the metrics are.
         names: of the metrics; `all` is all that apply, the others are told on stderr.
         form: `"table"`, `"csv"` or `"json"`.
-        failed: is told why a metric that was asked for by name has no value, and what failed of
-            `all`.
+        failed: is told why a metric that was asked for by name has no value in any run or is not
+            whole, and what failed of `all`.
     """
     import json
 
-    from rib_harness.cli.tables import print_values
+    from rib_harness.cli.tables import print_values, title_of
     from rib_harness.errors import InapplicableError, RibError
     from rib_harness.matrix import IncompleteError
     from rib_harness.measure import MissingFeaturesError, measure
@@ -122,22 +122,34 @@ def _metrics(
     whole = "all" in names
     chosen = catalog.list("metric") if whole else [catalog.get("metric", n) for n in names]
     rows: list[dict[str, object]] = []
-    left_out: list[str] = []
+    reasons: dict[tuple[str, bool], list[str]] = {}  # and whether it is a failure → of which runs
     without = (InapplicableError, IncompleteError, MissingFeaturesError)
     for component in chosen:
+        before = len(rows)
+        errors: list[tuple[RunResult, RibError]] = []
         for run in results:
             try:
                 values = measure(run, results.store, component)
             except RibError as error:
-                reason = f"{component.spec.name}: {error}"
-                told = left_out if whole and isinstance(error, without) else failed
-                told += [reason] if reason not in told else []
+                errors.append((run, error))
                 continue
             head = {"run": run.id, "suite": run.record["suite"], "backbone": run.record["backbone"],
                     "method": run.method, "seed": run.record["seed"],
                     "metric": component.id}  # fmt: skip
             rows += [{**head, "source": v.source, "dataset": v.dataset, "value": v.value}
                      for v in values]  # fmt: skip
+        # What does not apply to some runs, as of a suite without ImageNet-C, is no failure.
+        applies = len(rows) > before
+        for run, error in errors:
+            fine = isinstance(error, without) if whole else (
+                applies and isinstance(error, InapplicableError)
+            )  # fmt: skip
+            key = f"{component.spec.name}: {error}", not fine
+            reasons.setdefault(key, []).append(title_of({**run.record, "method": run.method}))
+    left_out = []
+    for (reason, failure), runs in reasons.items():
+        of = f" ({', '.join(runs)})" if len(runs) < len(results) else ""
+        (failed if failure else left_out).append(reason + of)
     if not rows:
         raise RibError("\n".join([*left_out, *failed]) or "These metrics have no value here.")
     for reason in left_out:

@@ -180,6 +180,7 @@ def _print_matrix(first: RunResult, runs: Sequence[RunResult], backbone: str) ->
 def _print_summary(results: Results, catalog: Catalog) -> None:
     from rib_harness.arms import arms_of
     from rib_harness.catalog import FIRST_PARTY
+    from rib_harness.errors import InapplicableError
     from rib_harness.options import load_target
     from rib_harness.provenance import changed_code
     from rib_harness.results import known
@@ -205,7 +206,12 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
         values = []
         for name in names:
             compute = load_target(metrics[name].spec.target, metrics[name].what)
-            values.append(_number(known(compute, run.matrix), sign=name != "mean-ood-accuracy"))
+            try:
+                value = known(compute, run.matrix)
+            except InapplicableError:  # a suite without a reference has nothing to forget
+                values.append("–")
+            else:
+                values.append(_number(value, sign=name != "mean-ood-accuracy"))
         interval = results.interval(run)
         mark = " *" if changed_code(run.made, catalog) else ""
         shown.add_row(
@@ -228,7 +234,7 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
         low, high = run.matrix.mri_bounds
         console().print(
             f"INCOMPLETE: {run.method}: {len(missing)} cells are missing, e.g. {missing[0]}; mRI "
-            f"is from {low:+.2f} to {high:+.2f}",
+            f"is from {low:+z.2f} to {high:+z.2f}",
         )
     seeded = any(len(arm.runs) >= SEEDS_NEEDED for arm in arms)
     apart = {bool(run.matrix.held_out) for run in results}
@@ -257,7 +263,7 @@ def _print_shared(arms: Sequence[Arm], results: Results) -> None:
     for arm in arms if mixed and results.store is not None else ():
         with suppress(RibError):
             value = results.uncertainty.mri_unshared(arm)
-            told.append(f"{arm.method} {value.estimate:+.2f} ({_ends(value)})")
+            told.append(f"{arm.method} {value.estimate:+z.2f} ({_ends(value)})")
     if told:
         console().print(
             f"mRI without the pairs that share photographs ({', '.join(mixed)}): {', '.join(told)}",
@@ -281,14 +287,19 @@ def _short(run: RunResult) -> str:
 def _number(value: float | None, *, sign: bool = True) -> str:
     if value is None:
         return "INCOMPLETE"
-    return f"{value:+.2f}" if sign else f"{value:.2f}"
+    return f"{value:+z.2f}" if sign else f"{value:z.2f}"
 
 
 def _ends(interval: Interval | None) -> str:
     if interval is None:
         return ""
-    low, high = (round(end, 1) + 0.0 for end in (interval.low, interval.high))  # no −0.0
-    return f"{low:+.1f} {high:+.1f}"
+    return f"{interval.low:+z.1f} {interval.high:+z.1f}"
+
+
+def title_of(run: Mapping[str, Any]) -> str:
+    """Of a run, for a line: its backbone, method and seed."""
+    seed = f" · seed {run['seed']}" if run["seed"] is not None else ""
+    return f"{run['backbone']} · {run['method'] or 'untouched'}{seed}"
 
 
 def print_values(rows: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]) -> None:
@@ -298,14 +309,13 @@ def print_values(rows: Sequence[Mapping[str, Any]], specs: Mapping[str, Any]) ->
         together.setdefault((row["metric"], row["run"]), []).append(row)
     for (metric, _), values in together.items():
         spec, first = specs[metric], values[0]
-        title = f"{spec.name} · {first['backbone']} · {first['method'] or 'untouched'}"
-        title += f" · seed {first['seed']}" if first["seed"] is not None else ""
+        title = f"{spec.name} · {title_of(first)}"
         better = "higher" if spec.higher_is_better else "lower"
         unit = f"in {spec.unit}, " if spec.unit else ""
         console().print(title, style="bold")
         shown = table("fine-tuned on", "measured on", spec.name, right=(spec.name,))
         for row in values:
             source = row["source"] or ("all" if row["dataset"] is None else "untouched")
-            shown.add_row(source, row["dataset"] or "", f"{row['value']:.4g}")
+            shown.add_row(source, row["dataset"] or "", f"{row['value']:z.4g}")
         console().print(shown)
         console().print(f"{unit}{better} is better", style="dim")

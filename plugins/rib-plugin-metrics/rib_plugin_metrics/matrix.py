@@ -75,7 +75,12 @@ def forgetting(matrix: Matrix) -> float:
 
     A source made from a reference's own photographs was trained on them with their labels:
     `forgetting_unshared` leaves such pairs out.
+
+    Raises:
+        InapplicableError: there is no reference set.
+        IncompleteError: a cell is missing, or nothing was fine-tuned.
     """
+    _check_references(matrix)
     return _mean(
         [-matrix.change(source, j) for source in matrix.sources for j in matrix.references]
     )
@@ -87,9 +92,11 @@ def forgetting_unshared(matrix: Matrix) -> float:
     Mean of A_pre − A_i over the pairs of a source and a reference set that share none.
 
     Raises:
-        InapplicableError: every source shares photographs with every reference.
-        IncompleteError: a cell of a pair that is left is missing, or there is no reference.
+        InapplicableError: there is no reference set, or every source shares photographs with
+            every reference.
+        IncompleteError: a cell of a pair that is left is missing, or nothing was fine-tuned.
     """
+    _check_references(matrix)
     pairs = [(i, j) for i in matrix.sources for j in matrix.references]
     apart = [(i, j) for i, j in pairs if not matrix.shared(i, j)]
     if pairs and not apart:
@@ -110,7 +117,12 @@ def relative_robustness(matrix: Matrix) -> dict[str, dict[str, float]]:
     return {i: {j: matrix.change(i, j) for j in others} for i, others in matrix.pairs.items()}
 
 
+def _check_references(matrix: Matrix) -> None:
+    if not matrix.references:
+        raise InapplicableError("Forgetting needs a reference set, and this suite has none.")
+
+
 def _mean(values: list[float]) -> float:
     if not values:
-        raise IncompleteError("Nothing to average: no source, or no reference set.")
+        raise IncompleteError("Nothing to average: nothing was fine-tuned.")
     return sum(values) / len(values)

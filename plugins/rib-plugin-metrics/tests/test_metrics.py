@@ -11,7 +11,7 @@ from rib_plugin_metrics.matrix import forgetting, gain, mean_ood_accuracy, mri, 
 from rib_plugin_metrics.scores import top1
 from sklearn.metrics import accuracy_score
 
-from rib_harness import Cell, IncompleteError, Matrix, Scores
+from rib_harness import Cell, InapplicableError, IncompleteError, Matrix, Scores
 from rib_harness.scores import SCORES
 
 MATRIX_METRICS: list[Callable[[Matrix], Any]] = [ri, mri, mean_ood_accuracy, gain, forgetting]
@@ -187,9 +187,9 @@ def test_without_sources_there_is_nothing_to_average(metric: Callable[[Matrix], 
 
 
 def test_without_references_there_is_nothing_to_forget() -> None:
-    """Source: a mean of no numbers is none; the others need no reference."""
+    """Source: a mean of no numbers is none; the others need no reference. Nothing is missing."""
     alone = replace(by_hand(), references=())
-    with pytest.raises(IncompleteError, match="no reference set"):
+    with pytest.raises(InapplicableError, match="needs a reference set"):
         forgetting(alone)
     assert mri(alone) == mri(by_hand())
 

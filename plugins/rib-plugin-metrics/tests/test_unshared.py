@@ -89,7 +89,7 @@ def test_where_every_source_shares_with_the_reference_there_is_none() -> None:
     matrix = replace(by_hand(), references=("r",), sources=("b", "c"))
     with pytest.raises(InapplicableError, match="not made from the photographs of r"):
         forgetting_unshared(matrix)
-    with pytest.raises(IncompleteError, match="no reference set"):
+    with pytest.raises(InapplicableError, match="needs a reference set"):
         forgetting_unshared(replace(by_hand(), references=()))
 
 
