@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import xxhash
 from platformdirs import user_cache_dir
 
 from rib_harness.errors import StoreError
-from rib_harness.store import write_atomically
 
 log = logging.getLogger("rib_harness.cache")
 
@@ -48,11 +49,17 @@ def read_checked(path: Path) -> bytes | None:
 
 def write_checked(path: Path, content: bytes) -> None:
     """Keep a file in the cache, with a checksum; where it cannot be kept, a warning says so."""
+    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex}")  # threads may write it too
     try:
         clear(path)
-        write_atomically(path, _seal(path, content) + content)
+        # Not synced: what a power cut leaves does not verify.
+        scratch.write_bytes(_seal(path, content) + content)
+        scratch.replace(path)
     except OSError as error:
         log.warning("%s cannot be kept (%s): it is made again next time", path, error.strerror)
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def clear(path: Path) -> None:

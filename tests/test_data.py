@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import xxhash
 from PIL import Image, ImageOps
 from torchvision import transforms
 
 from rib_harness import ConfigError, DataError, ImageSet, Preprocess
 from rib_harness.engine.data import Augment, Normalizer, Pixels, epoch_order, in_order
 from rib_harness.engine.labels import ClassMap
+from rib_harness.engine.packs import write_pack
 from rib_harness.testing import TINY, tiny_images
 
 
@@ -198,17 +204,129 @@ def test_a_mean_and_a_std_are_of_three_channels_in_0_to_1(
         Preprocess(size=8, **changes)  # type: ignore[arg-type]
 
 
-def test_a_damaged_pack_is_made_again(cache: Path) -> None:
-    images = tiny_images(40, seed=11)
-    order = in_order(40, 40)
-    before = set(cache.glob("packs/*.npy"))
+@pytest.fixture
+def packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where packs are kept; of this test alone."""
+    monkeypatch.setenv("RIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "packs"
+
+
+def inverted(file: Path, picture: int) -> None:
+    np.lib.format.open_memmap(file, "r+")[picture] ^= 255
+
+
+def of_an_earlier_version(file: Path) -> None:
+    """It kept no checksums, and may hold anything."""
+    pictures = 255 - np.load(file)
+    file.unlink()
+    np.save(file, pictures)
+
+
+def instead(file: Path, make: Callable[[Path], object]) -> None:
+    file.unlink()
+    make(file)
+
+
+PACK_DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a picture": lambda file: inverted(file, 17),
+    "cut off": lambda file: os.truncate(file, file.stat().st_size - 100),
+    "its head only": lambda file: os.truncate(file, 3),
+    "empty": lambda file: file.write_bytes(b""),
+    "an earlier version": of_an_earlier_version,
+    "of another set": lambda file: instead(
+        file, lambda file: write_pack(file.with_name("x"), (40, 3, 8, 8), ONES).path.rename(file)
+    ),
+    "a folder": lambda file: instead(file, lambda file: (file / "x").mkdir(parents=True)),
+}
+ONES = np.ones((40, 3, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize("damage", PACK_DAMAGE)
+def test_a_damaged_pack_is_named_and_made_again(
+    packs: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, order = tiny_images(40, seed=11), in_order(40, 40)
     expected = read_all(Pixels(images, TINY, pack=True), order)
-    (made,) = set(cache.glob("packs/*.npy")) - before
+    (made,) = packs.iterdir()
     whole = made.read_bytes()
-    for damage in (whole[:-100], whole[:3], b""):
-        made.write_bytes(damage)
-        np.testing.assert_array_equal(read_all(Pixels(images, TINY, pack=True), order), expected)
+    PACK_DAMAGE[damage](made)
+    np.testing.assert_array_equal(read_all(Pixels(images, TINY, pack=True), order), expected)
     assert made.read_bytes() == whole
+    (told,) = caplog.messages
+    assert str(made) in told
+    assert "decoded again" in told
+    np.testing.assert_array_equal(read_all(Pixels(images, TINY, pack=True), order), expected)
+    assert len(caplog.messages) == 1
+
+
+def test_a_pack_that_a_link_to_nowhere_stands_for_is_made(packs: Path) -> None:
+    images, order = tiny_images(40, seed=11), in_order(40, 40)
+    expected = read_all(Pixels(images, TINY, pack=True), order)
+    (made,) = packs.iterdir()
+    instead(made, lambda file: file.symlink_to("nowhere"))
+    np.testing.assert_array_equal(read_all(Pixels(images, TINY, pack=True), order), expected)
+    assert not made.is_symlink()
+
+
+def inverted_later(file: Path) -> None:
+    before = file.stat().st_mtime_ns
+    inverted(file, 17)
+    os.utime(file, ns=(before, before + 10**9))  # clocks of files may be coarse
+
+
+@pytest.mark.parametrize("damage", [inverted_later, lambda file: os.truncate(file, 500)])
+def test_a_pack_that_is_damaged_under_a_run_is_made_again(
+    packs: Path, damage: Callable[[Path], object]
+) -> None:
+    """Also what was verified before; and to touch what was cut off would end the process."""
+    images, order = tiny_images(40, seed=11), in_order(40, 8)
+    pixels = Pixels(images, TINY, pack=True)
+    part = pixels.taken(np.arange(10, 20))
+    expected = read_all(pixels, order)
+    (made,) = packs.iterdir()
+    damage(made)
+    np.testing.assert_array_equal(read_all(pixels, order), expected)
+    np.testing.assert_array_equal(read_all(part, in_order(10, 4)), expected[10:20])
+
+
+def test_a_picture_is_hashed_when_it_is_first_taken_and_not_again(
+    packs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tiny_images(40, seed=11)
+    Pixels(images, TINY, pack=True)
+    hashed: list[int] = []
+    real = xxhash.xxh3_64_intdigest
+
+    def noted(data: memoryview) -> int:
+        hashed.append(data.nbytes if isinstance(data, memoryview) else 0)
+        return real(data)
+
+    monkeypatch.setattr(xxhash, "xxh3_64_intdigest", noted)
+    pixels = Pixels(images, TINY, pack=True)
+    for seed in range(3):
+        read_all(pixels, epoch_order(40, 8, [seed]))
+    assert [size for size in hashed if size] == [3 * 8 * 8] * 40
+
+
+@pytest.mark.parametrize("at", ["start", "under a run"])
+def test_where_a_pack_cannot_be_kept_pictures_are_decoded(
+    packs: Path, at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, order = tiny_images(40, seed=11), in_order(40, 8)
+    expected = read_all(Pixels(images, TINY, pack=False), order)
+    pixels = Pixels(images, TINY, pack=True)
+    (made,) = packs.iterdir()
+    inverted(made, 17)
+
+    def refused(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refused)
+    if at == "start":
+        made.unlink()
+        pixels = Pixels(images, TINY, pack=True)
+    np.testing.assert_array_equal(read_all(pixels, order), expected)
+    assert f"{made} cannot be kept (Permission denied)" in caplog.text
 
 
 def test_a_pack_of_pictures_that_are_read_otherwise_now_is_made_again() -> None:

@@ -290,6 +290,46 @@ def test_digests_are_made_anew_though_the_old_time_was_put_back(tmp_path: Path) 
     assert HubRows(place, ()).digests()[0] != DIGESTS[0]
 
 
+def test_rows_that_are_not_those_of_the_digests_are_named(tmp_path: Path) -> None:
+    place = saved(tmp_path / "set")
+    made = HubRows(place, ())
+    assert made.digests() == DIGESTS
+    changed(place)  # it is mapped: what is read is what lies there now
+    with pytest.raises(DataError, match=r"set: row 0: other bytes\. It has changed since"):
+        made.read(0)
+    assert made.read(1) == PICTURES[1]
+
+
+@pytest.mark.parametrize("damaged", ["*.arrow", "dataset_info.json"])
+@pytest.mark.parametrize("how", ["other bytes", "cut off"])
+def test_the_copy_of_parquet_files_verifies_or_is_made_again(
+    tmp_path: Path, damaged: str, how: str
+) -> None:
+    """`datasets` reads Parquet from a copy in the cache: pictures, labels and names are its."""
+    place = parquet(tmp_path / "set")
+    assert HubRows(place, ()).digests() == DIGESTS
+    (file,) = (tmp_path / "cache" / "hub-datasets").rglob(damaged)
+    data = file.read_bytes()
+    label = data.replace(bytes([*LABELS[:1], 0, 0, 0, 0, 0, 0, 0, 1]), bytes([2] + 7 * [0] + [1]))
+    other = label if damaged == "*.arrow" else data.replace(b"label", b"lobel")
+    assert other != data
+    file.write_bytes(other if how == "other bytes" else data[:-300])
+    again = HubRows(place, ())
+    assert again.column("label") == LABELS
+    assert again.digests() == DIGESTS
+
+
+def test_parquet_files_with_their_old_time_are_read_again(tmp_path: Path) -> None:
+    place = parquet(tmp_path / "set")
+    assert HubRows(place, ()).digests() == DIGESTS
+    before = (place / "a.parquet").stat()
+    to_parquet(rows(1, 0), place / "a.parquet")
+    os.utime(place / "a.parquet", ns=(before.st_atime_ns, before.st_mtime_ns))
+    made = HubRows(place, ())
+    assert made.digests() == [DIGESTS[1], DIGESTS[0], *DIGESTS[2:]]
+    assert [made.read(i) for i in range(2)] == [PICTURES[1], PICTURES[0]]
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", json.dumps(["0"] * 4)])
 def test_damaged_digests_are_made_anew(tmp_path: Path, kept: Path, text: str) -> None:
     place = saved(tmp_path / "set")
@@ -326,6 +366,8 @@ def test_pictures_outside_are_read_where_they_are_each_time(tmp_path: Path) -> N
     assert made.read(0) == PICTURES[0]
     assert made.digests() == DIGESTS[:1]
     picture.write_bytes(PICTURES[1])
+    with pytest.raises(DataError, match=r"set: row 0: other bytes\. It has changed since"):
+        made.read(0)
     assert HubRows(place, ()).digests() == DIGESTS[1:2]
     picture.unlink()
     with pytest.raises(DataError, match=r"set: .*a\.JPEG: No such file"):

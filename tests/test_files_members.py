@@ -213,6 +213,61 @@ def table_of(index: Path) -> pa.Table:
     return pq.read_table(pa.BufferReader(read_checked(index)))
 
 
+def replaced(file: Path, data: bytes) -> None:
+    """Another file in its place, of the same time."""
+    new = file.with_name("new")
+    new.write_bytes(data)
+    os.utime(new, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    new.replace(file)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["digests known", "not known"])
+@pytest.mark.parametrize("how", [rewritten, replaced])
+@pytest.mark.parametrize("form", ["folder", *ARCHIVES])
+def test_a_file_that_is_not_the_one_that_was_indexed_is_named(
+    tmp_path: Path, form: str, how: Callable[[Path, bytes], None], known: bool
+) -> None:
+    """Same size, the old time put back: its label and fingerprint would be the old one's."""
+    place = FORMS[form](tmp_path)
+    members = Members([place])
+    name = "n01440764/b.JPEG"
+    at = members.names.index(name)
+    if known:
+        members.digests(range(len(members)))
+    other = {**FILES, name: FILES[name][:-1] + b"?"}
+    (tmp_path / "other").mkdir()
+    where = place
+    if form == "folder":
+        where = place / name
+        how(where, other[name])
+    else:
+        make = {"tar-gnu": lambda file: tar_of(file, other, "gnu"),
+                "zip-stored": lambda file: zip_of(file, other),
+                "zip-deflated": lambda file: zip_of(file, other, zipfile.ZIP_DEFLATED)}  # fmt: skip
+        how(place, make[form](tmp_path / "other" / place.name).read_bytes())
+    with pytest.raises(DataError, match=r"(?s)b\.JPEG.*has changed since it was indexed") as caught:
+        members.read(at)
+    assert str(where) in str(caught.value)
+    assert "give the same command again" in str(caught.value)
+    if not known:
+        with pytest.raises(DataError, match="has changed since"):
+            members.digests([at])
+    assert contents(Members([place])) == other
+
+
+@pytest.mark.parametrize("form", ["folder", "tar-gnu"])
+def test_a_file_of_the_same_content_is_the_same_whatever_its_times(
+    tmp_path: Path, form: str
+) -> None:
+    place = FORMS[form](tmp_path)
+    members = Members([place])
+    members.digests(range(len(members)))
+    for file in [place, *place.glob("*/*")]:
+        file.chmod(0o700)
+        os.utime(file, (1e9, 1e9))
+    assert contents(members) == FILES
+
+
 def index_of(indices: Path) -> Path:
     (file,) = indices.iterdir()
     return file

@@ -10,12 +10,14 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import xxhash
+from filelock import FileLock
 
 from rib_harness.cache import cache_dir, read_checked, write_checked
 from rib_harness.errors import DataError, nearest
@@ -196,26 +198,29 @@ def _load_parquet(files: Sequence[Path]) -> Any:
     """Rows of Parquet files, which `datasets` reads from a copy: one that verifies."""
     import datasets
 
-    def load(mode: str) -> Any:
+    name = _name_of(_states(files))
+    copy, kept = cache_dir("hub-datasets") / name, cache_dir("indices") / f"copy-{name}.json"
+
+    def load() -> Any:
         return datasets.load_dataset(
             "parquet",
             data_files=[str(file) for file in files],
             split="train",
-            cache_dir=str(cache_dir("hub-datasets")),
-            download_mode=mode,
+            cache_dir=str(copy),
             keep_in_memory=False,
         )
 
-    kept = cache_dir("indices") / f"copy-{_name_of(_states(files))}.json"
-    checksums = read_checked(kept)
-    if checksums is not None:
-        with contextlib.suppress(Exception):  # of any of the libraries below it: made again
-            rows = load("reuse_dataset_if_exists")
-            if _checksums(rows) == checksums:
-                return rows
-    rows = load("force_redownload")
-    write_checked(kept, _checksums(rows))
-    return rows
+    with FileLock(copy.with_suffix(".lock")):
+        checksums = read_checked(kept)
+        if checksums is not None:
+            with contextlib.suppress(Exception):  # of any of the libraries below it: made again
+                rows = load()
+                if _checksums(rows) == checksums:
+                    return rows
+        shutil.rmtree(copy, ignore_errors=True)
+        rows = load()
+        write_checked(kept, _checksums(rows))
+        return rows
 
 
 def _checksums(rows: Any) -> bytes:

@@ -6,6 +6,7 @@ kept in the cache, and made anew for what changed.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import logging
@@ -154,16 +155,18 @@ class Members:
         part, kept = self.parts[number], self._kept[number]
         try:
             data = part.read(member)
+            # Asked after it was read, so that no change comes between.
+            if part.is_as(member, kept.state):
+                return data
+            data = copy.copy(part).read(member)  # opened anew: another may be in its place
         except DataError as error:
             if part.is_as(member, kept.state):
                 raise
             raise DataError(f"{error} {CHANGED}") from None
-        # Asked after it was read, so that no change comes between. Where only times or the inode
-        # are others, the content decides.
-        if not part.is_as(member, kept.state):
-            digest = kept.digests[member]
-            if not digest or hashlib.sha256(data).hexdigest() != digest:
-                raise DataError(f"{self.where(index)}: other bytes. {CHANGED}")
+        # Where only times or the inode are others, the content decides.
+        digest = kept.digests[member]
+        if not digest or hashlib.sha256(data).hexdigest() != digest:
+            raise DataError(f"{self.where(index)}: other bytes. {CHANGED}")
         return data
 
     def digests(self, indices: Sequence[int]) -> list[str]:

@@ -124,6 +124,36 @@ def test_fingerprints_do_not_depend_on_the_cache(
     assert len(set(kept)) == len(MEMBERS)
 
 
+@pytest.mark.parametrize("flips", [10, pytest.param(300, marks=pytest.mark.slow)])
+def test_no_bit_of_the_cache_changes_a_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flips: int
+) -> None:
+    """Else the fingerprint, and with it the numbers, are of other pictures."""
+    monkeypatch.setenv("RIB_CACHE", str(tmp_path))
+    small = {name: array[:5] for name, array in data.make().items()}
+    monkeypatch.setattr(data, "make", lambda: small)
+    data._load()
+    (file,) = (tmp_path / "digits").iterdir()
+    whole, rng = file.read_bytes(), np.random.default_rng(flips)
+
+    def check() -> None:
+        read = data._load()
+        assert read.keys() == small.keys()
+        assert all(np.array_equal(read[name], small[name]) for name in small)
+
+    for bit in rng.integers(8 * len(whole), size=flips).tolist():
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        check()
+    file.write_bytes(b"")
+    check()
+    file.unlink()
+    (file / "folder").mkdir(parents=True)
+    check()
+    assert file.read_bytes() == whole
+
+
 def test_labels_are_scikit_learns() -> None:
     """Each image's label id, taken back to scikit-learn's target through its source."""
     target = load_digits().target

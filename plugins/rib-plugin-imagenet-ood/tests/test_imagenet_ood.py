@@ -24,8 +24,9 @@ from rib_plugin_imagenet_ood.datasets import (
 from rib_plugin_imagenet_ood.published import BY_NAME, CORRUPTIONS
 
 import rib_harness
-from rib_harness import DataError, ImageSet
+from rib_harness import DataError, ImageSet, Preprocess
 from rib_harness.catalog import load_catalog
+from rib_harness.engine.data import Pixels, in_order
 from rib_harness.files import members
 
 MEMBERS = ["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
@@ -129,6 +130,29 @@ def test_a_copy_elsewhere_is_the_same_set_and_a_changed_byte_is_another(tmp_path
     assert abs(changed.stat().st_size - size) < 10
     assert opened("imagenet", tmp_path / "two").fingerprint != first
     assert opened("imagenet", tmp_path / "one").fingerprint == first
+
+
+def test_a_picture_that_is_replaced_after_planning_is_named_and_spoils_no_pack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is scored under the old one's fingerprint, in this store and in later ones."""
+    monkeypatch.setenv("RIB_CACHE", str(tmp_path / "cache"))
+    folder, preprocess = tmp_path / "imagenet-sketch" / "n01440764", Preprocess(size=32)
+    for i in range(4):
+        write(folder / f"{i}.png", (i, 10, 10))
+    planned = opened("imagenet-sketch", tmp_path)
+    old = [np.asarray(planned.image(i)) for i in range(4)]
+    kept = (folder / "2.png").read_bytes()
+    write(folder / "2.png", (99, 10, 10))
+    with pytest.raises(DataError, match=r"n01440764/2\.png: other bytes\. It has changed since"):
+        Pixels(planned, preprocess, pack=True)
+    (folder / "2.png").write_bytes(kept)
+    (pixels,) = Pixels(opened("imagenet-sketch", tmp_path), preprocess, pack=True).batches(
+        in_order(4, 4)
+    )
+    np.testing.assert_array_equal(
+        pixels, [preprocess.pixels(Image.fromarray(picture)) for picture in old]
+    )
 
 
 def test_an_interrupted_reading_keeps_what_was_read(
