@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from filelock import FileLock
 
 from rib_harness.cache import cache_dir, read_checked, write_checked
 from rib_harness.errors import DataError, nearest
 from rib_harness.files.members import CHANGED
+from rib_harness.locks import locked
 
 #: What a `Location` on the Hub begins with: `hf:REPO` or `hf:REPO#SPLIT`.
 PREFIX = "hf:"
@@ -210,7 +210,7 @@ def _load_parquet(files: Sequence[Path]) -> Any:
             keep_in_memory=False,
         )
 
-    with FileLock(copy.with_suffix(".lock")):
+    with locked(copy.with_suffix(".lock")):
         checksums = read_checked(kept)
         if checksums is not None:
             with contextlib.suppress(Exception):  # of any of the libraries below it: made again
