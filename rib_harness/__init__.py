@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from rib_harness.arms import Arm, arms_of
     from rib_harness.cache import cache_dir, read_checked, write_checked
     from rib_harness.catalog import Catalog, load_catalog
-    from rib_harness.engine.classifier import Classifier, load_weights
+    from rib_harness.engine.classifier import Classifier
     from rib_harness.engine.data import Batch
     from rib_harness.engine.parts import parts_of, transformer_of
     from rib_harness.engine.task import Task
     from rib_harness.engine.text import TextTower
-    from rib_harness.engine.weights import hub_file, read_weights
+    from rib_harness.engine.weights import hub_file, load_weights, read_weights
     from rib_harness.features import Features
     from rib_harness.files.digest import file_digest
     from rib_harness.images import ImageSet, Preprocess, fingerprint_of
@@ -85,7 +85,7 @@ _ON_FIRST_USE = {
     "fingerprint_of": "rib_harness.images",
     "hub_file": "rib_harness.engine.weights",
     "load_catalog": "rib_harness.catalog",
-    "load_weights": "rib_harness.engine.classifier",
+    "load_weights": "rib_harness.engine.weights",
     "members_of": "rib_harness.options",
     "parts_of": "rib_harness.engine.parts",
     "read_checked": "rib_harness.cache",

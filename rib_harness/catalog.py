@@ -297,6 +297,8 @@ class Bound:
         if not isinstance(self.spec, BackboneSpec):  # whose identity has the weights' digest
             paths = sorted((self._paths() - self.locations()) & set(self.options))
             options |= {name: _content(self.options[name]) for name in paths}
+        elif options.get("weights_key") is None:  # results from before there was this option stay
+            options.pop("weights_key", None)
         return {
             "id": self.component.id,
             "version": self.spec.version,

@@ -84,18 +84,21 @@ def _kept(path: Path) -> Identity | None:
     if kept is None:
         return None
     answer = json.loads(kept)
+    if "notes" not in answer:  # kept by an earlier version
+        return None
     if any(_stat(file) != stat for file, stat in answer["files"].items()):
         return None
     return _identity(answer)
 
 
 def _said(identity: Identity) -> dict[str, Any]:
-    return {**identity.to_json(), "has": list(identity.has), "files": list(identity.files)}
+    told = {name: list(getattr(identity, name)) for name in ("has", "files", "notes")}
+    return {**identity.to_json(), **told}
 
 
 def _identity(answer: dict[str, Any]) -> Identity:
-    files, has = tuple(answer["files"]), tuple(answer["has"])
-    return replace(Identity.from_json(answer), files=files, has=has)
+    told = {name: tuple(answer[name]) for name in ("has", "files", "notes")}
+    return replace(Identity.from_json(answer), **told)
 
 
 def _stat(file: str) -> list[int]:

@@ -448,7 +448,7 @@ class _Planner:
             # A mean or std of one's own is no other model; it may be the mistake to find.
             elif (
                 name in facts.accuracy
-                and not set(bound.explicit) - {"weights", "mean", "std"}
+                and not set(bound.explicit) - {"weights", "weights_key", "mean", "std"}
                 and not set(dataset.bound.explicit) - dataset.bound.locations()
             ):
                 whole = dataset.images.expected if self.config.limit is None else None
@@ -575,6 +575,7 @@ class _Planner:
                     f"{self.spec.label_space.name} has {self.spec.label_space.size} classes."
                 ]
             )
+        self.notes += [f"{bound.label}: {note}" for note in identity.notes]
         return identity
 
     def _read_too(

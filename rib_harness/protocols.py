@@ -27,6 +27,7 @@ class Identity:
         classes: number of logits.
         files: files that the answer rests on; when one changes it is asked again.
         has: parts that methods may require: those of `parts_of`, and `"text-tower"`. In no key.
+        notes: what a user should know of how the weights were read, in sentences. In no key.
     """
 
     weights: str
@@ -34,6 +35,7 @@ class Identity:
     classes: int
     files: tuple[str, ...] = ()
     has: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -45,7 +47,7 @@ class Identity:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Identity:
-        """The inverse of `to_json`, without files and parts."""
+        """The inverse of `to_json`, without files, parts and notes."""
         return cls(data["weights"], Preprocess.from_json(data["preprocess"]), data["classes"])
 
 

@@ -146,7 +146,7 @@ def _metrics(
             )  # fmt: skip
             key = f"{component.spec.name}: {error}", not fine
             reasons.setdefault(key, []).append(title_of({**run.record, "method": run.method}))
-    left_out = []
+    left_out: list[str] = []
     for (reason, failure), runs in reasons.items():
         of = f" ({', '.join(runs)})" if len(runs) < len(results) else ""
         (failed if failure else left_out).append(reason + of)

@@ -7,11 +7,10 @@ import hashlib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from rib_harness.errors import DataError
+from rib_harness.engine.weights import load_weights
 from rib_harness.images import Preprocess
 
 
@@ -101,26 +100,3 @@ def misfit(built: object, classes: int) -> str:
     if logits != (1, classes):
         return f"its head gave {logits}, expected (N, {classes}), as its identity() says."
     return ""
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a safetensors file strictly; floats are cast to the module's own precision.
-
-    Raises:
-        DataError: damaged, or not of this architecture.
-    """
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} cannot be read as safetensors: {error}") from error
-    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    came = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    differ = [
-        f"{name} is {came.get(name, 'missing')}, expected {own.get(name, 'no such tensor')}"
-        for name in {**own, **came}
-        if own.get(name) != came.get(name)
-    ]
-    if differ:
-        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise DataError(f"{path} does not fit the model: {'; '.join(differ[:3])}{more}.")
-    module.load_state_dict(state)

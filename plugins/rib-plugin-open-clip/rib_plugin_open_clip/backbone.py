@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import open_clip
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,8 +25,8 @@ from rib_harness import (
     TextTower,
     file_digest,
     hub_file,
-    read_weights,
 )
+from rib_harness.engine.weights import plain_weights
 from rib_harness.errors import nearest
 from rib_harness.store import key_of
 from rib_plugin_open_clip.head import (
@@ -54,9 +56,10 @@ class OpenClipBackbone:
     Args:
         tag: model and pretrained weights, as in `ViT-B-32/laion2b_s34b_b79k`; the model alone
             with `weights`.
-        weights: a local checkpoint, .safetensors or a torch file (loaded with weights_only), as
+        weights: a local checkpoint, safetensors or a torch file (loaded with weights_only), as
             open_clip's training writes it; None takes the pretrained one from the hub or its
             local cache. With `MODEL/PRETRAINED` it is that one's, fetched by hand.
+        weights_key: which set of weights, of a file with several, e.g. state_dict_ema.
         config: a model configuration in open_clip's JSON, named MODEL.json, for an architecture
             that open_clip does not have.
         templates: the prompts: OpenAI's 80 for ImageNet, the 7 best of them, or one,
@@ -71,6 +74,7 @@ class OpenClipBackbone:
         tag: str,
         *,
         weights: Path | None = None,
+        weights_key: str | None = None,
         config: Path | None = None,
         templates: Literal["openai-80", "simple-7", "one"] = "openai-80",
         mean: tuple[float, ...] | None = None,
@@ -78,7 +82,7 @@ class OpenClipBackbone:
         interpolation: str | None = None,
     ):
         self.tag, self.templates = tag, templates
-        self.weights = weights
+        self.weights, self.weights_key = weights, weights_key
         self.config_file = Path(config) if config is not None else None
         self.given = {"mean": mean, "std": std, "interpolation": interpolation}
         checks = {
@@ -110,9 +114,10 @@ class OpenClipBackbone:
 
     def identity(self) -> Identity:
         """Digests of the weights' file and of what else decides the numbers; no tower is run."""
-        file = self._file()
+        file, notes = self._file(), tuple[str, ...]()
         if self.weights is not None:
             self._clip(file)  # whether it fits is told when planning
+            notes = plain_weights(file, self.weights_key)[1]
         # The options have the name of the templates; their words are open_clip's, and the
         # content of the configuration is nowhere else.
         parts = [f"sha256:{file_digest(file)}", f"prompts:{prompts_digest(self.templates)[:16]}"]
@@ -120,9 +125,8 @@ class OpenClipBackbone:
         if self.config_file is not None:
             parts.append(f"config:{key_of(self.config)[:16]}")
             files.append(str(self.config_file))
-        return Identity(
-            "+".join(parts), self.preprocess, len(NAMES), tuple(files), ("text-tower", *self._has())
-        )
+        has = ("text-tower", *self._has())
+        return Identity("+".join(parts), self.preprocess, len(NAMES), tuple(files), has, notes)
 
     def _has(self) -> tuple[str, ...]:
         """Parts of the image tower; of one that is timm's, its module says."""
@@ -145,6 +149,7 @@ class OpenClipBackbone:
         embeddings = kept_embeddings(
             {
                 "weights": file_digest(file),
+                **({"weights_key": self.weights_key} if self.weights_key else {}),
                 "model": self.model,
                 "config": self.config,
                 "templates": self.templates,
@@ -245,7 +250,7 @@ class OpenClipBackbone:
     def _file(self) -> Path:
         """The weights' file; from the hub or its cache where no local one is given."""
         if self.weights is not None:
-            if not self.weights.is_file():
+            if not self.weights.exists():
                 raise DataError(f"{self.what}: there is no weights file {self.weights}.")
             return self.weights
         repository, _, name = self.published["hf_hub"].rpartition("/")
@@ -256,15 +261,20 @@ class OpenClipBackbone:
 
     def _clip(self, file: Path) -> Any:
         """Both towers with the weights of `file`, in float32, in eval mode."""
-        # open_clip reads the file once more, and where its first try, with weights_only, ends in a
-        # TypeError, it tries without: a file that gets past this line holds no code to run.
-        read_weights(file)
+        tensors, notes = plain_weights(file, self.weights_key)
         self._register()
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
+                # open_clip reads the file once more. What it would read otherwise it is given as a
+                # file of these tensors alone; and so it never tries without weights_only, which
+                # it does where its first try ends in a TypeError.
+                plain = file
+                if notes or file.suffix != ".safetensors":
+                    plain = Path(folder) / "weights.safetensors"
+                    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, plain)
                 clip = open_clip.create_model(
                     self.model,
-                    pretrained=str(file),
+                    pretrained=str(plain),
                     precision="fp32",
                     force_quick_gelu=bool(self.config.get("quick_gelu")),
                 )

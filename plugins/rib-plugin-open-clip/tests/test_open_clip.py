@@ -9,6 +9,7 @@ import json
 import pickle
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -339,6 +340,24 @@ def test_training_checkpoints_are_read(tiny: Any, tmp_path: Path, shape: str) ->
     built = OpenClipBackbone("tiny", templates="one", **given).build()
     for name, tensor in model.visual.state_dict().items():
         assert torch.equal(built.encoder.visual.state_dict()[name], tensor)
+
+
+def test_what_open_clip_would_guess_or_refuse_is_asked_or_read(tiny: Any, tmp_path: Path) -> None:
+    """It takes `state_dict` in silence, and knows of no prefix but `module.`."""
+    model, options = tiny
+    state = model.state_dict()
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    compiled = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
+    given = {**options, "weights": tmp_path / "w.pt", "templates": "one"}
+    torch.save(
+        {"state_dict": zeros, "state_dict_ema": compiled, "args": Namespace()}, given["weights"]
+    )
+    with pytest.raises(DataError, match=r"'state_dict'.*'state_dict_ema'.*weights_key="):
+        OpenClipBackbone("tiny", **given).identity()
+    backbone = OpenClipBackbone("tiny", weights_key="state_dict_ema", **given)
+    assert "state_dict_ema" in backbone.identity().notes[0]
+    for name, tensor in model.visual.state_dict().items():
+        assert torch.equal(backbone.build().encoder.visual.state_dict()[name], tensor)
 
 
 def test_code_in_a_checkpoint_is_never_run(tiny: Any, tmp_path: Path) -> None:

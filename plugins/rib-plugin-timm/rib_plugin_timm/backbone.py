@@ -20,8 +20,8 @@ from rib_harness import (
     Preprocess,
     file_digest,
     hub_file,
+    load_weights,
     parts_of,
-    read_weights,
 )
 from rib_harness.errors import nearest
 
@@ -37,8 +37,9 @@ class TimmBackbone:
 
     Args:
         tag: a name of timm, as in `resnet50.a1_in1k`.
-        weights: a local file, .safetensors or a torch file (loaded with weights_only); None
+        weights: a local file, safetensors or a torch file (loaded with weights_only); None
             takes the tag's own from the hub or its local cache.
+        weights_key: which set of weights, of a file with several, e.g. state_dict_ema.
         pretrained: False keeps the initial, random weights (seed 0).
         input_size: side of the input, in pixels.
         mean: of each channel in 0 … 1; one value for all, or three joined by `+`.
@@ -52,6 +53,7 @@ class TimmBackbone:
         tag: str,
         *,
         weights: Path | None = None,
+        weights_key: str | None = None,
         pretrained: bool = True,
         input_size: int | None = None,
         mean: tuple[float, ...] | None = None,
@@ -61,7 +63,7 @@ class TimmBackbone:
         **model_args: Any,
     ):
         self.tag, self.pretrained, self.model_args = tag, pretrained, model_args
-        self.weights = weights
+        self.weights, self.weights_key = weights, weights_key
         self.given = {
             "input_size": input_size and (3, input_size, input_size),
             "mean": mean,
@@ -99,13 +101,15 @@ class TimmBackbone:
         """Digest of the weights' file, and timm's preprocessing."""
         model = self._model(pretrained=False)
         file = self._file(model)
-        digest, files = "none", tuple[str, ...]()
+        digest, files, notes = "none", tuple[str, ...](), tuple[str, ...]()
         if file is not None:
             if self.weights is not None:
-                self._load(model, file)  # whether it fits is told when planning
+                notes = self._load(model, file)  # whether it fits is told when planning
             digest, files = f"sha256:{file_digest(file)}", (str(file),)
         classes: Any = model.num_classes
-        return Identity(digest, self._preprocess(model), int(classes), files, parts_of(model))
+        return Identity(
+            digest, self._preprocess(model), int(classes), files, parts_of(model), notes
+        )
 
     def build(self) -> Classifier:
         """Encoder = the model up to its pooled features, head = its own classifier."""
@@ -130,7 +134,7 @@ class TimmBackbone:
                 raise ConfigError(
                     [f"timm:{self.tag} with {given}: {type(error).__name__}: {error}"]
                 ) from error
-            own = ["weights", "pretrained", *self.given]
+            own = ["weights", "weights_key", "pretrained", *self.given]
             name = refused.group(1)
             raise ConfigError(
                 [
@@ -146,7 +150,7 @@ class TimmBackbone:
         if not self.pretrained:
             return None
         if self.weights is not None:
-            if not self.weights.is_file():
+            if not self.weights.exists():
                 raise DataError(f"timm:{self.tag}: there is no weights file {self.weights}.")
             return self.weights
         config: Any = model.pretrained_cfg
@@ -162,18 +166,8 @@ class TimmBackbone:
         names = [given] if given else ["model.safetensors", "pytorch_model.bin"]
         return hub_file(str(repository), names, f"timm:{self.tag}")
 
-    def _load(self, model: nn.Module, file: Path) -> None:
-        state = read_weights(file)
-        try:
-            problems = model.load_state_dict(state, strict=False)
-        except RuntimeError as error:  # tensors of another shape
-            text = str(error).splitlines()
-            raise DataError(f"{file} does not fit timm:{self.tag}: {text[-1].strip()}") from None
-        if problems.missing_keys or problems.unexpected_keys:
-            raise DataError(
-                f"{file} does not fit timm:{self.tag}: "
-                f"missing {problems.missing_keys[:3]}, unexpected {problems.unexpected_keys[:3]}."
-            )
+    def _load(self, model: nn.Module, file: Path) -> tuple[str, ...]:
+        return load_weights(model, file, key=self.weights_key, what=f"timm:{self.tag}")
 
     def _preprocess(self, model: nn.Module) -> Preprocess:
         given: dict[str, Any] = {k: v for k, v in self.given.items() if v is not None}

@@ -117,6 +117,25 @@ def test_a_torch_file_of_tensors_is_read_and_code_in_one_is_never_run(tmp_path: 
     assert not marker.exists()
 
 
+def test_of_several_sets_of_weights_the_named_one_is_taken_said_and_in_the_key(
+    tmp_path: Path,
+) -> None:
+    state = timm.create_model("test_vit").state_dict()
+    averaged = {f"module.{name}": torch.ones_like(tensor) for name, tensor in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": averaged}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=r"'state_dict'.*'state_dict_ema'.*weights_key="):
+        TimmBackbone("test_vit", weights=tmp_path / "w.pth").identity()
+    reference = f"timm:test_vit,weights={tmp_path}/w.pth"
+    bound = load_catalog().bind("backbone", f"{reference},weights_key=state_dict_ema")
+    (note,) = identity_of(bound).notes
+    assert "'state_dict_ema' is what was loaded" in note and "module." in note
+    assert identity_of(bound).notes == (note,)  # as kept in the cache, too
+    assert {v for p in bound.build().build().parameters() for v in p.flatten().tolist()} == {1.0}
+    assert bound.key_fields()["options"]["weights_key"] == "state_dict_ema"
+    # Results from before there was this option are found.
+    assert "weights_key" not in load_catalog().bind("backbone", reference).key_fields()["options"]
+
+
 def test_hub_weights_without_a_network_say_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

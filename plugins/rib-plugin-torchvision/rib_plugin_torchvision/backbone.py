@@ -20,8 +20,8 @@ from rib_harness import (
     Identity,
     Preprocess,
     file_digest,
+    load_weights,
     parts_of,
-    read_weights,
 )
 from rib_harness.errors import nearest
 from rib_harness.files.download import is_offline
@@ -48,8 +48,9 @@ class TorchvisionBackbone:
     Args:
         tag: model and weights, as in `resnet50.IMAGENET1K_V2`; the model alone with `weights` or
             `pretrained=false`.
-        weights: a local file, .safetensors or a torch file (loaded with weights_only); None
+        weights: a local file, safetensors or a torch file (loaded with weights_only); None
             takes the published one from torch's hub cache, or downloads it there.
+        weights_key: which set of weights, of a file with several, e.g. model_ema.
         pretrained: False keeps the initial, random weights (seed 0).
         input_size: side of the input, in pixels.
         resize: what the shorter side becomes before the centre crop, in pixels; None keeps the
@@ -64,6 +65,7 @@ class TorchvisionBackbone:
         tag: str,
         *,
         weights: Path | None = None,
+        weights_key: str | None = None,
         pretrained: bool = True,
         input_size: int | None = None,
         resize: int | None = None,
@@ -72,7 +74,7 @@ class TorchvisionBackbone:
         interpolation: str | None = None,
     ):
         self.tag, self.pretrained = tag, pretrained
-        self.weights = weights
+        self.weights, self.weights_key = weights, weights_key
         self.given = {
             "input_size": input_size,
             "resize": resize,
@@ -113,15 +115,18 @@ class TorchvisionBackbone:
         preprocess, file = self._preprocess(), self._file()
         if file is None:
             return Identity("none", preprocess, 1000, (), parts_of(self._model()))
+        notes: tuple[str, ...] = ()
         if self.weights is not None:
-            self._load(self._model(), file)  # whether it fits is told when planning
+            notes = self._load(self._model(), file)  # whether it fits is told when planning
         digest = file_digest(file)
         if self.weights is None and not digest.startswith(_published_digest(file)):
             raise DataError(
                 f"{file} is not the file that torchvision publishes for {self.what}: its sha256 "
                 f"starts with {digest[:10]}. Delete it, and it is downloaded anew."
             )
-        return Identity(f"sha256:{digest}", preprocess, 1000, (str(file),), parts_of(self._model()))
+        return Identity(
+            f"sha256:{digest}", preprocess, 1000, (str(file),), parts_of(self._model()), notes
+        )
 
     def build(self) -> Classifier:
         """Encoder = the model up to its last linear layer, which is the head."""
@@ -184,7 +189,7 @@ class TorchvisionBackbone:
         if not self.pretrained:
             return None
         if self.weights is not None:
-            if not self.weights.is_file():
+            if not self.weights.exists():
                 raise DataError(f"{self.what}: there is no weights file {self.weights}.")
             return self.weights
         url = self.entry.url
@@ -206,24 +211,9 @@ class TorchvisionBackbone:
             ) from error
         return file
 
-    def _load(self, model: nn.Module, file: Path) -> None:
-        state = read_weights(file)
-        if self.name.startswith("densenet"):
-            for name in list(state):
-                old = _OLD_DENSENET.fullmatch(name)
-                if old:
-                    state[old.group(1) + old.group(2)] = state.pop(name)
-        try:
-            problems = model.load_state_dict(state, strict=False)
-        # Tensors of another shape, or a version of the architecture that the file does not say.
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise DataError(f"{file} does not fit {self.what}: {reason}") from None
-        if problems.missing_keys or problems.unexpected_keys:
-            raise DataError(
-                f"{file} does not fit {self.what}: "
-                f"missing {problems.missing_keys[:3]}, unexpected {problems.unexpected_keys[:3]}."
-            )
+    def _load(self, model: nn.Module, file: Path) -> tuple[str, ...]:
+        old = _new_name if self.name.startswith("densenet") else str
+        return load_weights(model, file, key=self.weights_key, what=self.what, rename=old)
 
     def _preprocess(self) -> Preprocess:
         # Its `antialias` is about tensors: PIL, which the harness resizes with, always does.
@@ -248,6 +238,12 @@ class TorchvisionBackbone:
             mean=tuple(mean) * (3 // len(mean)),
             std=tuple(std) * (3 // len(std)),
         )
+
+
+def _new_name(name: str) -> str:
+    """Of a tensor of a densenet, as published or as torchvision has it now."""
+    old = _OLD_DENSENET.fullmatch(name)
+    return old.group(1) + old.group(2) if old else name
 
 
 def _published_digest(file: Path) -> str:
