@@ -16,6 +16,7 @@ import xxhash
 from platformdirs import user_cache_dir
 
 from rib_harness.errors import StoreError
+from rib_harness.given import user_path
 
 log = logging.getLogger("rib_harness.cache")
 
@@ -23,7 +24,7 @@ log = logging.getLogger("rib_harness.cache")
 def cache_dir(*parts: str) -> Path:
     """A folder below `RIB_CACHE`, or below the user's cache folder; made if needed."""
     root = os.environ.get("RIB_CACHE") or user_cache_dir("rib-harness", appauthor=False)
-    path = Path(root).joinpath(*parts)
+    path = user_path(root).joinpath(*parts)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rib_harness.arms import Arm, arms_of
 from rib_harness.errors import RibError, nearest
+from rib_harness.given import user_path
 from rib_harness.matrix import IncompleteError
 from rib_harness.results import RunResult, collect, csv_of
 from rib_harness.statistics import SEEDS_NEEDED, Interval, SignFlip, holm, sign_flip
@@ -282,7 +282,7 @@ def find_side(
     Raises:
         RibError: nothing of this name, with the nearest.
     """
-    path = Path(text)
+    path = user_path(text)
     if (path / "store.json").exists():
         return _side(text, "store", Store(path), keep, lambda run: True)
     if store is None:

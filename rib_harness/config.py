@@ -8,23 +8,43 @@ preset, TOML, environment, command line.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from rib_harness.errors import ConfigError, nearest
+from rib_harness.given import no_number, plain_values, read_toml, user_path
 from rib_harness.known_answers import Expected
 
 Preset = Literal["default", "paper"]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Recipe(BaseModel):
+class _Settings(BaseModel):
+    """Settings whose numbers are numbers."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if annotation is not bool and (wrong := no_number(value)):
+            raise ValueError(wrong)
+        return value
+
+
+class Recipe(_Settings):
     """How to fine-tune: the part of a run that every method shares. All of it is in the keys.
 
     Where a suite has no value of its own, these hold.
@@ -64,7 +84,7 @@ class Recipe(BaseModel):
         return None if value == "none" else value
 
 
-class RunConfig(BaseModel):
+class RunConfig(_Settings):
     """A whole run. `resolved` is what a store keeps, and what `--config` reads again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,10 +130,14 @@ class RunConfig(BaseModel):
     @field_validator("store", "data_root")
     @classmethod
     def _home(cls, value: Path | None) -> Path | None:
-        try:
-            return value.expanduser() if value is not None else None
-        except RuntimeError:  # a name that begins with ~ and is nobody's home
-            return value
+        return user_path(value) if value is not None else None
+
+    @field_validator("seed")
+    @classmethod
+    def _at_least_one(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("expected at least one seed")
+        return value
 
     @field_validator("seed", "method", "backbone", "dataset", "tracker")
     @classmethod
@@ -159,7 +183,14 @@ def make_config(values: Mapping[str, Any], file: Path | None = None) -> RunConfi
     Raises:
         ConfigError: every unknown key and every bad value, all at once.
     """
-    merged: dict[str, Any] = _read_toml(file) if file is not None else {}
+    merged: dict[str, Any] = {}
+    try:
+        values = plain_values(values)
+    except RecursionError:
+        raise ConfigError(["The settings are nested too deeply."]) from None
+    if file is not None:
+        read = read_toml(user_path(file), "The configuration file")
+        merged = {key.replace("-", "_"): value for key, value in read.items()}
     tables = {name: [merged.get(name, {}), values.get(name, {})] for name in ("recipe", "expect")}
     merged.update(values)
     for name, layers in tables.items():
@@ -184,7 +215,7 @@ def make_recipe(*layers: Mapping[str, Any]) -> Recipe:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged.update(layer)
+        merged.update(plain_values(layer))
     problems: list[str] = []
     recipe = _collect(Recipe, merged, "recipe.", problems)
     if recipe is None:
@@ -218,18 +249,6 @@ def check_requirements(requires: tuple[str, ...]) -> None:
         raise ConfigError(problems)
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError([f"The configuration file {file} does not exist."]) from None
-    except OSError as error:
-        raise ConfigError([f"{file} cannot be read: {error.strerror}."]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{file} is not valid TOML: {error}"]) from None
-    return {key.replace("-", "_"): value for key, value in data.items()}
-
-
 def _collect(
     model: type[Model], values: Mapping[str, Any], prefix: str, problems: list[str]
 ) -> Model | None:
@@ -251,11 +270,15 @@ def _collect(
                     "make it a plugin."
                 )
             else:
-                problems.append(f"{prefix}{name}: {item['msg']}, got {_short(item['input'])}.")
+                said = str(item["msg"]).removeprefix("Value error, ")
+                problems.append(f"{prefix}{name}: {said}, got {_short(item['input'])}.")
         return None
 
 
 def _short(value: Any) -> str:
     """A value for a message; of a long one its type."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # of thousands of digits, or nested as deeply
+        text = "\n"
     return text if len(text) <= 80 and "\n" not in text else f"an object of {type(value).__name__}"

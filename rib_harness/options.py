@@ -16,6 +16,7 @@ import copy
 import importlib
 import importlib.util
 import inspect
+import itertools
 import json
 import re
 import typing
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from rib_harness.errors import ConfigError, PluginError, nearest
+from rib_harness.given import no_number, plain_values, user_path
 
 #: Stands for "no default: the option must be given".
 REQUIRED = "<required>"
@@ -34,6 +36,9 @@ REQUIRED = "<required>"
 #: Where a dataset's images lie: a file, a folder, or `hf:REPO` on the Hugging Face Hub. An option
 #: of this type is in no key, since the images' fingerprint is.
 Location = str
+
+#: References that may stand in one reference: each is read, bound and planned inside another.
+DEEPEST = 64
 
 #: `hf:` and its like; a single letter would be a drive.
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
@@ -54,6 +59,13 @@ class Reference:
         >>> Reference.parse("timm:resnet50.a1_in1k,pad_type=same").tag
         'resnet50.a1_in1k'
         """
+        if max(_depth(text), text.count(":")) > DEEPEST:
+            raise ConfigError(
+                [
+                    f"{text[:40]!r} …: expected a reference of at most {DEEPEST} others in one "
+                    "another."
+                ]
+            )
         name, _, rest = text.strip().partition(":")
         tag, options = "", {}
         for position, item in enumerate(split_outside_brackets(rest, ",")):
@@ -85,6 +97,11 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
             parts.append(text[start:position])
             start = position + 1
     return [*parts, text[start:]] if text else []
+
+
+def _depth(text: str) -> int:
+    """How many round brackets are open at once."""
+    return max(itertools.accumulate(((c == "(") - (c == ")") for c in text), initial=0))
 
 
 def members_of(text: str) -> list[str]:
@@ -386,7 +403,7 @@ def as_texts(value: Any) -> Any:
     """Paths as they are kept, absolute, so that a saved configuration means the same anywhere."""
     if isinstance(value, list | tuple):
         return type(value)(map(as_texts, value))
-    return str(value.expanduser().absolute()) if isinstance(value, Path) else value
+    return str(user_path(value).absolute()) if isinstance(value, Path) else value
 
 
 def _literal(value: ast.expr | None) -> Any:
@@ -472,6 +489,9 @@ def _convert(option: Option, value: Any) -> Any:
             return None
         if re.match(r"(tuple|list|Sequence)\b", option.annotation):
             value = value.split("+")
+    value = plain_values(value)
+    if not re.search(r"\b(bool|Any)\b", option.annotation) and (wrong := no_number(value)):
+        raise ValueError(wrong)
     try:
         try:
             adapter = TypeAdapter(annotation)
@@ -494,7 +514,7 @@ def _guess(value: Any) -> Any:
         return value.lower() == "true"
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return value
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rib_harness.catalog import Catalog
 from rib_harness.config import RunConfig, make_config
 from rib_harness.errors import ConfigError, RibError
+from rib_harness.given import user_path
 from rib_harness.plan import Plan, Step
 from rib_harness.results import FORMAT, collect
 from rib_harness.runner import Session
@@ -160,13 +161,13 @@ def find(text: str, store: Path) -> Recorded:
     Raises:
         RibError: it is none of these, or several results.
     """
-    path = Path(text)
+    path = user_path(text)
     if path.is_dir():
         return _of_store(path, "")
     if path.is_file():
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RibError(f"{path} is no result: {error}") from None
         if isinstance(data, Mapping) and data.get("format") == RUN_FORMAT:
             return _of_store(path.absolute().parents[1], path.stem)

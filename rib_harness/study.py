@@ -6,18 +6,17 @@ each suite it has the settings of a run, and recipes that are varied one at a ti
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rib_harness.config import RunConfig, make_config, make_recipe
 from rib_harness.errors import ConfigError, RibError, nearest
+from rib_harness.given import parse_toml, read_toml, user_path
 from rib_harness.specs import MetricSpec
 
 if TYPE_CHECKING:
@@ -158,13 +157,8 @@ def find_study(reference: str) -> Study:
         ConfigError: there is none, or it is not valid: all problems at once.
     """
     if reference.endswith(".toml") or "/" in reference:
-        path = Path(reference).expanduser()
-        try:
-            return parse_study(path.stem, path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError([f"The study {path} cannot be read: {error.strerror}."]) from None
-        except UnicodeDecodeError as error:
-            raise ConfigError([f"The study {path} is no text: {error}."]) from None
+        path = user_path(reference)
+        return make_study(path.stem, read_toml(path, "The study"))
     studies = load_studies()
     if reference not in studies:
         raise ConfigError(
@@ -182,10 +176,17 @@ def parse_study(name: str, text: str) -> Study:
     Raises:
         ConfigError: every problem at once.
     """
+    return make_study(name, parse_toml(text, f"The study {name}"))
+
+
+def make_study(name: str, tables: Mapping[str, Any]) -> Study:
+    """A study from TOML's tables.
+
+    Raises:
+        ConfigError: every problem at once.
+    """
     try:
-        study = Study.model_validate({"name": name, **tomllib.loads(text)})
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"The study {name} is not valid TOML: {error}"]) from None
+        study = Study.model_validate({"name": name, **tables})
     except ValidationError as error:
         told = [f"study {name}: {_told(dict(item))}" for item in error.errors()]
         raise ConfigError(told) from None

@@ -7,11 +7,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import click
+import numpy as np
 import pytest
 import tomli_w
 from pydantic import BaseModel
 
 from rib_harness import ConfigError, load_catalog
+from rib_harness.cache import cache_dir
+from rib_harness.cli import cli
 from rib_harness.config import Recipe, RunConfig, check_requirements, make_config, make_recipe
 
 
@@ -378,3 +382,124 @@ def test_an_object_where_a_reference_belongs_is_told_in_one_line() -> None:
     assert "text" not in seed and seed.endswith("got 2.5.")
     assert backbone.startswith("backbone: expected text, or several, got an object of Net. A model")
     assert method.startswith("method: expected text, or several, got 3.5.")
+
+
+# Values that could mean two things, or nothing
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"limit": True}, "limit"),
+        ({"seed": True}, "seed"),
+        ({"seed": [0, False]}, "seed"),
+        ({"save_every": True}, "save_every"),
+        ({"store": True}, "store"),
+        ({"limit": np.True_}, "limit"),
+        ({"recipe": {"epochs": True}}, "recipe.epochs"),
+        ({"recipe": {"lr": True}}, "recipe.lr"),
+        ({"recipe": {"clip_grad": np.True_}}, "recipe.clip_grad"),
+    ],
+)
+def test_a_boolean_is_no_number(values: dict[str, Any], name: str) -> None:
+    (text,) = problems(values)
+    assert text.startswith(f"{name}: a number or a text is expected, not ")
+    if name.startswith("recipe."):
+        with pytest.raises(ConfigError, match="a number or a text is expected"):
+            make_recipe(values["recipe"])
+
+
+def test_no_seed_is_refused_from_toml_and_from_python(toml: Any) -> None:
+    for found in (problems({}, toml("seed = []")), problems({"seed": ()})):
+        assert found[0].startswith("seed: expected at least one seed")
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = make_config(
+        {"seed": np.arange(2), "limit": np.int32(4), "recipe": {"lr": np.float32(0.5)}}
+    )
+    assert (made.seed, made.limit, made.recipe) == ((0, 1), 4, {"lr": 0.5})
+    assert make_config({"seed": np.int64(3)}).seed == (3,)
+    assert type(make_config({"seed": [np.int64(3)]}).seed[0]) is int
+
+
+def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + b'method = "ft"\n')
+    assert make_config({}, file).method == ("ft",)
+    for encoding in ("utf-16", "utf-16-be"):
+        mark = "\ufeff" if encoding.endswith("be") else ""
+        file.write_bytes(f'{mark}method = "ft"\n'.encode(encoding))
+        assert "is UTF-16, and TOML is UTF-8" in problems({}, file)[0]
+    file.write_bytes('method = "é"'.encode("latin-1"))
+    assert "it is no UTF-8" in problems({}, file)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("method = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("[a" + ".a" * 5000 + "]", "is no setting"),
+        ("limit = " + "9" * 5000, "more digits than a number may have"),
+        ("limit = 0x" + "f" * 5000, "at most 9223372036854775807 is expected"),
+        ("limit = 1" + "0" * 40, "at most 9223372036854775807 is expected"),
+        ("seed = [0x" + "f" * 5000 + "]", "at most 9223372036854775807 is expected"),
+        ("[recipe]\nlr = 0x" + "f" * 5000, "at most 9223372036854775807 is expected"),
+    ],
+)
+def test_what_is_too_deep_or_too_large_is_said(toml: Any, text: str, said: str) -> None:
+    (found,) = problems({}, toml(text))
+    assert said in found
+    assert len(found) < 2000
+
+
+def test_too_deep_or_too_large_from_python() -> None:
+    deep: Any = "ft"
+    for _ in range(5000):
+        deep = [deep]
+    assert problems({"method": deep}) == ["The settings are nested too deeply."]
+    assert "an object of int" in problems({"limit": 10**5000})[0]
+
+
+@pytest.mark.parametrize("bracket", [("(", ")"), ("", "")])
+def test_a_reference_in_thousands_of_others_is_refused(bracket: tuple[str, str]) -> None:
+    opened, closed = bracket
+    text = f"soup:members={opened}" * 3000 + "ft" + closed * 3000
+    with pytest.raises(ConfigError, match="at most 64 others in one another"):
+        load_catalog().bind("method", text)
+    deep = "wise-ft:base=(" * 5 + "ft" + ")" * 5
+    assert load_catalog().bind("method", deep).spec.name == "wise-ft"
+
+
+def test_home_is_meant_by_a_tilde_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.toml").write_text('store = "~/in-toml"\n')
+    made = make_config({}, Path("~/run.toml"))
+    assert made.store == tmp_path / "in-toml"
+    assert make_config({"data_root": "~/data"}).data_root == tmp_path / "data"
+    assert make_config({"store": "~nobody-of-this-name/x"}).store == Path("~nobody-of-this-name/x")
+    monkeypatch.setenv("RIB_CACHE", "~/cache")
+    assert cache_dir("x") == tmp_path / "cache" / "x"
+    bound = load_catalog().bind("backbone", "timm:test_vit,weights=~/w.pth")
+    assert bound.options["weights"] == str(tmp_path / "w.pth")
+
+
+def test_every_path_of_the_command_line_takes_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its type: a verb with a path of another type would not."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = 0
+    verbs: list[Any] = [cli]
+    while verbs:
+        verb = verbs.pop()
+        if isinstance(verb, click.Group):
+            context = click.Context(verb)
+            verbs += [verb.get_command(context, name) for name in verb.list_commands(context)]
+        for parameter in verb.params:
+            if isinstance(parameter.type, click.Path):
+                paths += 1
+                assert parameter.type.convert("~/x", parameter, None) == tmp_path / "x", verb.name
+    assert paths >= 10

@@ -204,7 +204,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     ("arguments", "said"),
     [
         (["radars"], "No study is called 'radars'. Did you mean 'radar'?"),
-        (["./none.toml"], "The study none.toml cannot be read: No such file"),
+        (["./none.toml"], "The study none.toml does not exist"),
         (["radar", "--suite", "digit-rib"],
          "The study radar has no settings for the suite 'digit-rib'. Did you mean 'digits-rib'"),
         (["radar", "-d", "digits-a", "-d", "digits-v2"],

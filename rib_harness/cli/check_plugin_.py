@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from rib_harness.cli.options import json_flag, option
+from rib_harness.cli.options import UserPath, json_flag, option
 
 
 @click.command("check-plugin")
@@ -20,7 +20,7 @@ from rib_harness.cli.options import json_flag, option
 @option("--neutral", multiple=True, metavar="REF=METHOD",
         help="A setting of a method and what it then is: ft, pretrained or a method, e.g. "
              "lwf:alpha=0=ft. Repeatable.")  # fmt: skip
-@option("--data-root", type=click.Path(path_type=Path, file_okay=False),
+@option("--data-root", type=UserPath(file_okay=False),
         help="Folder that holds the datasets; those that are not there are skipped.")  # fmt: skip
 @json_flag
 def command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rib_harness.cli.options import json_flag, no_plugin, option
+from rib_harness.cli.options import UserPath, json_flag, no_plugin, option
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Bound
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 data_root = option(
     "--data-root",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=UserPath(file_okay=False),
     help="Folder that holds the datasets.",
 )
 name_argument = click.argument("name", metavar="NAME[:OPTION=VALUE]")
@@ -140,7 +140,7 @@ def info(name: str, data_root: Path | None, as_json: bool, no_plugin: tuple[str,
     "--from",
     "given",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     metavar="PATH",
     help="Archives or one folder that you have; they are linked to. Repeatable.  "
     "[default: download]",

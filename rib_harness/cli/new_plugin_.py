@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from rib_harness.cli.options import option
+from rib_harness.cli.options import UserPath, option
 
 #: Kind → folders of templates, of which later ones win. A suite comes with a dataset of its own.
 LAYERS = {
@@ -54,7 +54,7 @@ _USED = {"Batch", "Classifier", "Clock", "ConfigError", "Identity", "Image", "Im
 @click.command("new-plugin")
 @click.argument("name")
 @option("--kind", type=click.Choice(list(LAYERS)), required=True, help="What it offers.")
-@option("--path", type=click.Path(path_type=Path, file_okay=False), default=Path(),
+@option("--path", type=UserPath(file_okay=False), default=Path(),
         help="Where to put its folder, rib-plugin-NAME.")  # fmt: skip
 def command(name: str, kind: str, path: Path) -> None:
     """Write a package for a plugin of your own: it installs, passes its tests, and is listed.

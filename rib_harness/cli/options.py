@@ -25,13 +25,24 @@ def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(*names, envvar=variable, show_envvar=True, **settings)
 
 
+class UserPath(click.Path):
+    """A path in which `~` is the user's home, also in a variable and behind `=`."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(path_type=Path, **settings)
+
+    def convert(self, value: Any, *context: Any) -> Any:
+        """As click's, of the expanded path."""
+        from rib_harness.given import user_path
+
+        return super().convert(user_path(value), *context)
+
+
 no_plugin = option(
     "--no-plugin", multiple=True, metavar="NAME", help="Do not load this plugin. Repeatable."
 )
 json_flag = option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-store = option(
-    "--store", type=click.Path(path_type=Path), help="Folder of results.  [default: rib-store]"
-)
+store = option("--store", type=UserPath(), help="Folder of results.  [default: rib-store]")
 
 _RUN = [
     option("--suite", metavar="NAME", help="Benchmark.  [default: digits-rib]"),
@@ -45,7 +56,7 @@ _RUN = [
     option("--limit", type=int, metavar="N",
            help="At most N images a class (in each group); part of every key."),
     store,
-    option("--data-root", type=click.Path(path_type=Path, file_okay=False),
+    option("--data-root", type=UserPath(file_okay=False),
            help="Folder that holds the datasets."),
     option("--expect", multiple=True, metavar="NAME=PERCENT|K/N",
            help="Known top-1 of the untouched backbone, e.g. imagenet=78.5 or imagenet=314/400; "
@@ -53,7 +64,7 @@ _RUN = [
     option("--allow-mismatch", is_flag=True, default=None,
            help="Go on where the untouched backbone misses a known answer."),
     option("--offline", is_flag=True, default=None, help="Never use the network."),
-    option("--config", "-c", type=click.Path(path_type=Path, dir_okay=False),
+    option("--config", "-c", type=UserPath(dir_okay=False),
            help="TOML file with any of these settings; options win over it."),
     option("--requires", multiple=True, metavar="REQ",
            help="Version that must be installed, e.g. 'rib-plugin-x>=0.3'. Repeatable."),

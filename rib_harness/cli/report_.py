@@ -7,21 +7,21 @@ from pathlib import Path
 
 import click
 
-from rib_harness.cli.options import chosen, no_plugin, option, store
+from rib_harness.cli.options import UserPath, chosen, no_plugin, option, store
 
 
 @click.command("report")
 @store
-@option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"),
+@option("--out", type=UserPath(dir_okay=False), default=Path("report.html"),
         help="The page: one file that needs nothing else.")  # fmt: skip
-@option("--figures", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+@option("--figures", type=UserPath(file_okay=False), metavar="DIR",
         help="Write the figures there too, for papers: PDF, SVG, PNG and CSV.")  # fmt: skip
 @option("--thumbnails", type=click.FloatRange(min=0), default=4.0, metavar="MB",
         help="Pictures of images that changed sides, at most; 0 for none.")  # fmt: skip
 @option("--method", "-m", multiple=True, metavar="REF", help="Only these methods. Repeatable.")
 @option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
 @option("--suite", metavar="NAME", help="Only this suite.")
-@option("--data-root", type=click.Path(path_type=Path, file_okay=False),
+@option("--data-root", type=UserPath(file_okay=False),
         help="Folder that holds the datasets, for pictures and names of classes.  "
              "[default: where the run had it]")  # fmt: skip
 @no_plugin

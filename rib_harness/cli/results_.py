@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rib_harness.cli.options import chosen, no_plugin, option, store
+from rib_harness.cli.options import UserPath, chosen, no_plugin, option, store
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Catalog
@@ -25,7 +25,7 @@ FORMS = ["table", "json", "csv", "md", "latex", "parquet", "model-card", "bibtex
 @option("--metric", multiple=True, metavar="NAME",
         help="Show this metric instead, e.g. ece, or `all` for all that apply, as table, json or "
              "csv. Repeatable.")  # fmt: skip
-@option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
+@option("--out", type=UserPath(dir_okay=False), help="Write to this file.")
 @option("--method", "-m", multiple=True, metavar="REF", help="Only these methods. Repeatable.")
 @option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
 @option("--suite", metavar="NAME", help="Only this suite.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rib_harness.cli.data_ import SubVerbs
-from rib_harness.cli.options import json_flag, option, run_options
+from rib_harness.cli.options import UserPath, json_flag, option, run_options
 
 if TYPE_CHECKING:
     from rib_harness.config import RunConfig
@@ -49,7 +49,7 @@ def list_(as_json: bool) -> None:
 @command.command("run")
 @click.argument("study", metavar="NAME|FILE")
 @run_options(train=True)
-@option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("studies"),
+@option("--out", type=UserPath(file_okay=False), default=Path("studies"),
         help="Folder of the table and the figure.")  # fmt: skip
 @option("--dry-run", is_flag=True, help="Say how much there is to do, compute nothing.")
 def run_(study: str, config: RunConfig, out: Path, dry_run: bool) -> None:

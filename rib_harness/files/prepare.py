@@ -23,6 +23,7 @@ from rib_harness.files.download import fetch, wrong
 from rib_harness.files.members import carry_index
 from rib_harness.files.packed import is_compressed
 from rib_harness.files.verify import Report, verify
+from rib_harness.given import user_path
 from rib_harness.locks import locked
 from rib_harness.progress import Progress
 from rib_harness.specs import Archive, DatasetSpec
@@ -142,7 +143,7 @@ def _stage(
 ) -> None:
     """Lay the set out below `staging` as it will lie below the root."""
     home = staging / home_of(bound, dataset)
-    given = [path.expanduser().absolute() for path in wishes.given]
+    given = [user_path(path).absolute() for path in wishes.given]
     for path in given:
         if not path.exists():
             raise DataError(f"--from: there is no file or folder {path}.")

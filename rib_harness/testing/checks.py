@@ -13,6 +13,7 @@ from typing import Any
 
 from rib_harness.catalog import Bound, Catalog, Component, Plugin, load_catalog
 from rib_harness.errors import ConfigError, PluginError, nearest
+from rib_harness.given import user_path
 from rib_harness.options import REQUIRED, Reference
 from rib_harness.specs import KINDS, BackboneSpec
 from rib_harness.testing.outcome import Check, CheckError, CheckSkipped
@@ -77,7 +78,7 @@ def checks_of(
     """
     catalog = catalog or load_catalog()
     named = os.environ.get("RIB_DATA_ROOT")
-    data_root = data_root or (Path(named) if named else None)
+    data_root = data_root or (user_path(named) if named else None)
     found = _find(plugin, catalog)
     whole = PluginTrial(found)
     checks = list(_in_turn(found.name, "plugin", PLUGIN_CHECKS, lambda: whole))
