@@ -97,7 +97,7 @@ def _said(identity: Identity) -> dict[str, Any]:
 
 
 def _identity(answer: dict[str, Any]) -> Identity:
-    told = {name: tuple(answer[name]) for name in ("has", "files", "notes")}
+    told: dict[str, Any] = {name: tuple(answer[name]) for name in ("has", "files", "notes")}
     return replace(Identity.from_json(answer), **told)
 
 

@@ -140,11 +140,11 @@ def _metrics(
                      for v in values]  # fmt: skip
         # What does not apply to some runs, as of a suite without ImageNet-C, is no failure.
         applies = len(rows) > before
-        for run, error in errors:
-            fine = isinstance(error, without) if whole else (
-                applies and isinstance(error, InapplicableError)
+        for run, problem in errors:
+            fine = isinstance(problem, without) if whole else (
+                applies and isinstance(problem, InapplicableError)
             )  # fmt: skip
-            key = f"{component.spec.name}: {error}", not fine
+            key = f"{component.spec.name}: {problem}", not fine
             reasons.setdefault(key, []).append(title_of({**run.record, "method": run.method}))
     left_out: list[str] = []
     for (reason, failure), runs in reasons.items():
