@@ -54,6 +54,7 @@ from rib_harness.store import (
     full_disk,
     is_full,
 )
+from rib_harness.workable import check_work
 
 if TYPE_CHECKING:
     from rib_harness.engine.classifier import Classifier
@@ -189,6 +190,7 @@ def open_session(
         log.warning("%s", message)
     for line in changed_code([store.done(s.key) for s in plan.steps if s.done], catalog):
         log.warning("%s", line)
+    check_work(config, plan)
     return Session(config, catalog, store, plan, progress)
 
 

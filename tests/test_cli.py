@@ -15,11 +15,13 @@ import sys
 import termios
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from rib_harness import DatasetSpec, LabelSpace, cli
 from rib_harness.catalog import load_catalog
@@ -253,7 +255,7 @@ def test_plan_and_dry_run_compute_nothing(capsys: pytest.CaptureFixture[str]) ->
         (["run", "-m", "lfw"], 1, "No method is called 'lfw'. Did you mean 'lwf'"),
         (["run", "-m", "lwf:alfa=1"], 1, "has no option 'alfa'. Did you mean 'alpha'?"),
         (["run", "-m", "lwf:alpha=x"], 1, "option alpha=x: Input should be a valid number"),
-        (["run", "-m", "wise-ft:alpha=2"], 1, "expected alpha in 0 … 1, got 2.0"),
+        (["plan", "-m", "wise-ft:alpha=2"], 1, "expected alpha in 0 … 1, got 2.0"),
         (["run", "-m", "ft", "--suite", "digit-rib"], 1, "Did you mean 'digits-rib'"),
         (["run", "-m", "ft", "-b", "digits-vti"], 1, "Did you mean 'digits-vit'"),
         (["run", "-m", "ft", "-d", "digits-q"], 1, "has no member 'digits-q'"),
@@ -263,9 +265,11 @@ def test_plan_and_dry_run_compute_nothing(capsys: pytest.CaptureFixture[str]) ->
         (["run", "-m", "ft", "--set", "lr=1"], 2, "--set: expected recipe.KEY=VALUE, got 'lr=1'"),
         (["run", "-m", "ft", "--set", "recipe.precision=fp8"], 1, "fp32', 'bf16' or 'fp16'"),
         (["run", "-m", "ft", "--set", "recipe.lrr=1"], 1, "Did you mean 'recipe.lr'"),
-        (["run", "-m", "ft", "--set", "recipe.optimizer=sdg"], 1, "Did you mean 'sgd'"),
-        (["run", "-m", "ft", "--set", "recipe.schedule=cosin"], 1, "Schedules: cosine, linear"),
-        (["run", "-m", "ft", "--device", "gpu"], 1, "expected cpu, cuda or mps, got 'gpu'"),
+        (["plan", "-m", "ft", "--set", "recipe.optimizer=sdg"], 1, "Did you mean 'sgd'"),
+        (["plan", "-m", "ft", "--set", "recipe.schedule=cosin"], 1, "Schedules: cosine, linear"),
+        (["plan", "-m", "ft", "--set", "recipe.schedule=Cosine"], 1, "'Cosine' is not known"),
+        (["evaluate", "--dry-run", "--device", "gpu"], 1, "expected cpu, cuda or mps, got 'gpu'"),
+        (["plan", "-m", "ft", "--device", "gpu"], 1, "expected cpu, cuda or mps, got 'gpu'"),
         (["run", "-m", "ft", "--config", "none.toml"], 1, "none.toml does not exist"),
         (["run", "-m", "ft", "--suite", "imagenet-rib"], 1, "use --data-root DIR"),
         (["run", "-m", "ft", "-b", "timm:resnet18"], 1, "the suite digits-rib is over digits-11"),
@@ -285,6 +289,20 @@ def test_a_mistake_is_one_message_without_a_traceback(
     assert text in " ".join(captured.err.split())
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_planning_tells_all_that_a_run_would_refuse_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    absent = "cuda" if torch.backends.mps.is_available() else "mps"
+    tracker = next(t for t in ("wandb", "mlflow", "trackio") if find_spec(t) is None)
+    call("plan", *SMALL, "-m", "ft", "-m", "lwf:alpha=-1", "--device", absent, "--tracker", tracker,
+         "--set", "recipe.optimizer=lbfgs", "--set", "recipe.schedule=cosin", expect=1)  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    for text in ("recipe.optimizer=lbfgs", "recipe.schedule: 'cosin'", f"{absent} is not there",
+                 f"--tracker {tracker}: its package", "expected alpha ≥ 0"):  # fmt: skip
+        assert text in said
+    assert not Path("store").exists()
 
 
 def test_the_help_names_every_key_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -100,3 +101,27 @@ def misfit(built: object, classes: int) -> str:
     if logits != (1, classes):
         return f"its head gave {logits}, expected (N, {classes}), as its identity() says."
     return ""
+
+
+def refusal_of_side(model: nn.Module, side: int, anew: Callable[[], nn.Module]) -> str:
+    """Why a net does not take square images of a side; empty if it does.
+
+    Tried without numbers, on the meta device; and where that says no, with a net made anew and
+    numbers, since some nets look at them.
+
+    Args:
+        model: images (1, 3, S, S) → anything; it stays on the meta device, its weights are lost.
+        side: S, in pixels.
+        anew: makes the net once more.
+    """
+    refused = ""
+    for device in ("meta", "cpu"):
+        net = model.to("meta") if device == "meta" else anew()
+        try:
+            with torch.no_grad():
+                net.eval()(torch.zeros(1, 3, side, side, device=device))
+        except Exception as error:
+            refused = " ".join(str(error).split()) or type(error).__name__
+        else:
+            return ""
+    return refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rib_harness import (
     load_weights,
     parts_of,
 )
+from rib_harness.engine.classifier import refusal_of_side
 from rib_harness.errors import nearest
 
 #: Arguments of timm that bring weights of which the harness would have no digest.
@@ -107,9 +109,9 @@ class TimmBackbone:
                 notes = self._load(model, file)  # whether it fits is told when planning
             digest, files = f"sha256:{file_digest(file)}", (str(file),)
         classes: Any = model.num_classes
-        return Identity(
-            digest, self._preprocess(model), int(classes), files, parts_of(model), notes
-        )
+        preprocess, parts = self._preprocess(model), parts_of(model)
+        self._check_side(model, preprocess.size)
+        return Identity(digest, preprocess, int(classes), files, parts, notes)
 
     def build(self) -> Classifier:
         """Encoder = the model up to its pooled features, head = its own classifier."""
@@ -168,6 +170,18 @@ class TimmBackbone:
 
     def _load(self, model: nn.Module, file: Path) -> tuple[str, ...]:
         return load_weights(model, file, key=self.weights_key, what=f"timm:{self.tag}")
+
+    def _check_side(self, model: nn.Module, side: int) -> None:
+        """Raise for images that the net does not take; its weights are lost."""
+        refused = refusal_of_side(model, side, partial(self._model, pretrained=False))
+        if not refused:
+            return
+        own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        said = f"timm:{self.tag}: its net does not take images of side {side}: {refused}"
+        if own:
+            said += f" Its own side is {own[0]}: give input_size={own[0]}"
+            said += f", or img_size={side} for a net of that side." if own[0] != side else "."
+        raise ConfigError([said])
 
     def _preprocess(self, model: nn.Module) -> Preprocess:
         given: dict[str, Any] = {k: v for k, v in self.given.items() if v is not None}

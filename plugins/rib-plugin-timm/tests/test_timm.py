@@ -136,6 +136,21 @@ def test_of_several_sets_of_weights_the_named_one_is_taken_said_and_in_the_key(
     assert "weights_key" not in load_catalog().bind("backbone", reference).key_fields()["options"]
 
 
+def test_a_side_that_the_net_does_not_take_is_refused_when_planning() -> None:
+    """And how it would: timm makes nets of other sides, with `img_size`."""
+    tag = "vit_tiny_patch16_224"
+    with pytest.raises(ConfigError, match=r"side 96: .*input_size=224, or img_size=96 for a net"):
+        TimmBackbone(tag, pretrained=False, input_size=96).identity()
+    with pytest.raises(ConfigError, match=r"side 224: .*Its own side is 96: give input_size=96"):
+        TimmBackbone(tag, pretrained=False, img_size=96).identity()
+    with pytest.raises(ConfigError, match=r"test_convnext: its net does not take images of side 8"):
+        TimmBackbone("test_convnext", pretrained=False, input_size=8).identity()
+    for size in ({"input_size": 96, "img_size": 96}, {"input_size": 96, "dynamic_img_size": True}):
+        made = TimmBackbone(tag, pretrained=False, **size)
+        assert made.identity().preprocess.size == 96
+        assert made.build().preprocess.size == 96
+
+
 def test_hub_weights_without_a_network_say_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from rib_harness import (
     load_weights,
     parts_of,
 )
+from rib_harness.engine.classifier import refusal_of_side
 from rib_harness.errors import nearest
 from rib_harness.files.download import is_offline
 
@@ -112,21 +113,21 @@ class TorchvisionBackbone:
 
     def identity(self) -> Identity:
         """Digest of the weights' file, and the preprocessing of torchvision's transforms."""
-        preprocess, file = self._preprocess(), self._file()
+        preprocess, file, model = self._preprocess(), self._file(), self._model()
+        parts, notes = parts_of(model), tuple[str, ...]()
+        if file is not None and self.weights is not None:
+            notes = self._load(model, file)  # whether it fits is told when planning
+        if refused := refusal_of_side(model, preprocess.size, self._model):
+            raise _refused(self.what, preprocess.size, refused)
         if file is None:
-            return Identity("none", preprocess, 1000, (), parts_of(self._model()))
-        notes: tuple[str, ...] = ()
-        if self.weights is not None:
-            notes = self._load(self._model(), file)  # whether it fits is told when planning
+            return Identity("none", preprocess, 1000, (), parts)
         digest = file_digest(file)
         if self.weights is None and not digest.startswith(_published_digest(file)):
             raise DataError(
                 f"{file} is not the file that torchvision publishes for {self.what}: its sha256 "
                 f"starts with {digest[:10]}. Delete it, and it is downloaded anew."
             )
-        return Identity(
-            f"sha256:{digest}", preprocess, 1000, (str(file),), parts_of(self._model()), notes
-        )
+        return Identity(f"sha256:{digest}", preprocess, 1000, (str(file),), parts, notes)
 
     def build(self) -> Classifier:
         """Encoder = the model up to its last linear layer, which is the head."""
@@ -279,7 +280,9 @@ def _logits(model: nn.Module, probe: Tensor, what: str) -> Tensor:
     try:
         logits: Tensor = model(probe)
     except RuntimeError as error:  # too small for the model's pooling
-        raise ConfigError(
-            [f"{what} does not take input of side {probe.shape[-1]}: {error}"]
-        ) from error
+        raise _refused(what, probe.shape[-1], error) from error
     return logits
+
+
+def _refused(what: str, side: int, why: object) -> ConfigError:
+    return ConfigError([f"{what} does not take input of side {side}: {why}"])

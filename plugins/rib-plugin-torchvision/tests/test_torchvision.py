@@ -146,7 +146,7 @@ def test_all_wrong_options_are_named_at_once() -> None:
     with pytest.raises(ConfigError, match=r"vit_b_16 takes 224 only, got 256"):
         TorchvisionBackbone("vit_b_16", pretrained=False, input_size=256).identity()
     with pytest.raises(ConfigError, match=r"alexnet does not take input of side 32"):
-        TorchvisionBackbone("alexnet", pretrained=False, input_size=32).build()
+        TorchvisionBackbone("alexnet", pretrained=False, input_size=32).identity()
 
 
 @pytest.mark.parametrize(
