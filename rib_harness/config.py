@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -35,13 +36,17 @@ Model = TypeVar("Model", bound=BaseModel)
 class _Settings(BaseModel):
     """Settings whose numbers are numbers."""
 
-    @field_validator("*", mode="before")
+    @field_validator("*", mode="wrap")
     @classmethod
-    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if annotation is not bool and (wrong := no_number(value)):
+    def _numbers(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        if cls.model_fields[str(info.field_name)].annotation is bool:
+            return read(value)
+        if wrong := no_number(value):
             raise ValueError(wrong)
-        return value
+        made = read(value)
+        if wrong := no_number(made):  # a text of many digits
+            raise ValueError(wrong)
+        return made
 
 
 class Recipe(_Settings):

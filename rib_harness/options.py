@@ -490,7 +490,8 @@ def _convert(option: Option, value: Any) -> Any:
         if re.match(r"(tuple|list|Sequence)\b", option.annotation):
             value = value.split("+")
     value = plain_values(value)
-    if not re.search(r"\b(bool|Any)\b", option.annotation) and (wrong := no_number(value)):
+    numbers = not re.search(r"\b(bool|Any)\b", option.annotation)
+    if numbers and (wrong := no_number(value)):
         raise ValueError(wrong)
     try:
         try:
@@ -498,6 +499,8 @@ def _convert(option: Option, value: Any) -> Any:
         except PydanticUserError:  # a type of somebody's own: the target knows
             adapter = TypeAdapter(Any)
         converted = adapter.validate_python(value)
+        if numbers and (wrong := no_number(converted)):  # a text of many digits
+            raise ValueError(wrong)
         json.dumps(converted, allow_nan=False, default=str)  # a key can hold it
     except ValidationError as error:
         raise ValueError("; ".join(e["msg"] for e in error.errors())) from None

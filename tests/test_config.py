@@ -444,6 +444,7 @@ def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_named(tmp_path:
         ("limit = 0x" + "f" * 5000, "at most 9223372036854775807 is expected"),
         ("limit = 1" + "0" * 40, "at most 9223372036854775807 is expected"),
         ("seed = [0x" + "f" * 5000 + "]", "at most 9223372036854775807 is expected"),
+        ("[recipe]\nepochs = '1" + "0" * 40 + "'", "at most 9223372036854775807 is expected"),
         ("[recipe]\nlr = 0x" + "f" * 5000, "at most 9223372036854775807 is expected"),
     ],
 )

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rib_harness import ConfigError, MethodSpec, PluginError, load_catalog
@@ -246,6 +247,29 @@ def test_a_value_of_the_wrong_type(name: str, text: str, said: str, mine: Signat
     with pytest.raises(ConfigError) as caught:
         mine.bind({name: text}, "method 'p/mine'")
     assert str(caught.value) == f"method 'p/mine': option {name}={text}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lambda": True}, "option lambda=True: a number or a text is expected, not true"),
+        ({"images": False}, "option images=False: a number or a text is expected, not false"),
+        ({"sizes": [1, True]}, "a number or a text is expected, not true"),
+        ({"images": "1" + "0" * 40}, "a number of at most 9223372036854775807 is expected"),
+    ],
+)
+def test_booleans_are_no_numbers_and_numbers_have_an_end(
+    mine: Signature, given: dict[str, Any], said: str
+) -> None:
+    """As a preset, a suite or Python gives them, since a text has no type."""
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        mine.bind(given, "it")
+    assert mine.bind({"images": np.int64(3), "flag": True}, "it")["images"] == 3
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "(" * 3000, "9" * 5000, "{[]: 1}"])
+def test_a_value_that_python_cannot_read_is_a_text(text: str) -> None:
+    assert Signature((), extra=True).bind({"any": text}, "it") == {"any": text}
 
 
 def test_an_unknown_option_offers_the_nearest(mine: Signature) -> None:

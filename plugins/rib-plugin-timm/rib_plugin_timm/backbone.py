@@ -76,6 +76,8 @@ class TimmBackbone:
         refused = [name for name in _OTHER_WEIGHTS if name in model_args]
         if refused:
             raise ConfigError([f"timm:{tag}: give weights=FILE instead of {refused[0]}."])
+        if weights_key is not None and (weights is None or not pretrained):
+            raise ConfigError([f"timm:{tag}: weights_key={weights_key} needs weights=FILE."])
         checks = {
             "input_size": (input_size is None or input_size > 0, "an integer above 0"),
             "mean": (mean is None or len(mean) in (1, 3), "one value or three, as 0.5+0.5+0.5"),

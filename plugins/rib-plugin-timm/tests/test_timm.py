@@ -132,6 +132,8 @@ def test_of_several_sets_of_weights_the_named_one_is_taken_said_and_in_the_key(
     assert identity_of(bound).notes == (note,)  # as kept in the cache, too
     assert {v for p in bound.build().build().parameters() for v in p.flatten().tolist()} == {1.0}
     assert bound.key_fields()["options"]["weights_key"] == "state_dict_ema"
+    with pytest.raises(ConfigError, match=r"weights_key=x needs weights=FILE"):
+        TimmBackbone("test_vit", weights_key="x")
     # Results from before there was this option are found.
     assert "weights_key" not in load_catalog().bind("backbone", reference).key_fields()["options"]
 
