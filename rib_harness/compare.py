@@ -12,6 +12,7 @@ import numpy as np
 
 from rib_harness.arms import Arm, arms_of
 from rib_harness.errors import RibError, nearest
+from rib_harness.escaping import in_markdown
 from rib_harness.given import user_path
 from rib_harness.matrix import IncompleteError
 from rib_harness.results import RunResult, collect, csv_of
@@ -526,5 +527,5 @@ def _table(one: Comparison, form: str) -> str:
 
         return latex_table(heads, rows, told)
     lines = ["| " + " | ".join(heads) + " |", "|---|---:|---:|---:|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(["", *lines, "", *(f"- {line}" for line in told)]) + "\n"
+    lines += ["| " + " | ".join(map(in_markdown, row)) + " |" for row in rows]
+    return "\n".join(["", *lines, "", *(f"- {in_markdown(line)}" for line in told)]) + "\n"

@@ -11,6 +11,7 @@ import rib_harness
 from rib_harness.arms import Arm, arms_of
 from rib_harness.citations import latex_escaped
 from rib_harness.errors import RibError
+from rib_harness.escaping import in_markdown
 from rib_harness.matrix import Matrix
 from rib_harness.results import Results, RunResult, describe_recipe, known
 from rib_harness.statistics import Interval
@@ -354,11 +355,13 @@ def _card_lines(run: RunResult, citations: str) -> list[str]:
     record, matrix = run.record, run.matrix
     mri = known(lambda: matrix.mri)
     shown = f"{mri:+z.2f} points" if mri is not None else _why_incomplete(Arm((run,)))
+    name = in_markdown(f"{record['backbone']} + {run.method}")
     lines = [
-        f"# {record['backbone']} + {run.method}: is robustness kept?",
+        f"# {name}: is robustness kept?",
         "",
-        f"**mRI: {shown}**, on {record['suite']}, {_used(run)}: the mean change of top-1 accuracy "
-        f"on the other shifted datasets after fine-tuning on one ([ImageNet-RIB]({_PAPER})).",
+        f"**mRI: {shown}**, on {in_markdown(record['suite'])}, {_used(run)}: the mean change of "
+        "top-1 accuracy on the other shifted datasets after fine-tuning on one "
+        f"([ImageNet-RIB]({_PAPER})).",
         "",
         f"These numbers are diagnostic of this checkpoint's family: {len(matrix.sources)} "
         "checkpoints, one fine-tuned on each source, of one backbone, method and recipe. They are "
@@ -367,11 +370,11 @@ def _card_lines(run: RunResult, citations: str) -> list[str]:
         "| dataset | n | before | after | RI as source |",
         "|---|---:|---:|---:|---:|",
     ]
-    for name in (*matrix.members, *matrix.references):
-        cell = matrix.pre.get(name)
+    for dataset in (*matrix.members, *matrix.references):
+        cell = matrix.pre.get(dataset)
         n, before = (str(cell.n), _number(cell.top1)) if cell else ("–", "–")
-        ri = _number(run.ri.get(name), "+.2f")
-        lines.append(f"| {_cell(name)} | {n} | {before} | {_number(_after(matrix, name))} | {ri} |")
+        after, ri = _number(_after(matrix, dataset)), _number(run.ri.get(dataset), "+.2f")
+        lines.append(f"| {in_markdown(dataset)} | {n} | {before} | {after} | {ri} |")
     lines += ["", "Before and after: top-1 in %; after: the mean over the sources but itself.", ""]
     lines += ["## Run", "", *_run_lines(run), ""]
     if notes := _note_lines(run):
@@ -389,11 +392,6 @@ def _number(value: float | None, form: str = ".2f") -> str:
     return "–" if value is None else format(value, form)
 
 
-def _cell(text: str) -> str:
-    """On one line, and no end of a table's cell."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def _run_lines(run: RunResult) -> list[str]:
     record = run.record
     said = {
@@ -407,26 +405,26 @@ def _run_lines(run: RunResult) -> list[str]:
         "data": ", ".join(f"{name}: {o}" for name, o in record.get("data", {}).items()),
         "licences accepted for fine-tuning": ", ".join(record.get("accepted_licenses", ())),
     }
-    return [f"- {name}: {' '.join(text.split())}" for name, text in said.items() if text]
+    return [f"- {name}: {in_markdown(text)}" for name, text in said.items() if text]
 
 
 def _note_lines(run: RunResult) -> list[str]:
     told = [*run.record["notes"], *run.describe_known_answers(), *run.describe_choices()]
     if run.matrix.missing:
         told.append(f"missing cells: {', '.join(run.matrix.missing)}")
-    return [f"- {' '.join(line.split())}" for line in told]
+    return [f"- {in_markdown(line)}" for line in told]
 
 
 def _version_lines(run: RunResult) -> list[str]:
     """Of the harness, of the plugins, and of the packages that each step ran with."""
-    lines = [f"- exported by rib-harness {rib_harness.__version__}"]
+    lines = [f"exported by rib-harness {rib_harness.__version__}"]
     plugins = dict.fromkeys(
-        f"- {c['distribution']} {c['version']}" + (f", commit {c['commit']}" if c["commit"] else "")
+        f"{c['distribution']} {c['version']}" + (f", commit {c['commit']}" if c["commit"] else "")
         for c in run.record["components"]
     )
     environments = [
-        f"- Python {one['python']}, {', '.join(f'{k} {v}' for k, v in one['packages'].items())}, "
+        f"Python {one['python']}, {', '.join(f'{k} {v}' for k, v in one['packages'].items())}, "
         f"on {one.get('device_name') or one.get('device', 'an unknown device')}"
         for one in _environments(run)
     ]
-    return [*lines, *plugins, *environments]
+    return [f"- {in_markdown(line)}" for line in (*lines, *plugins, *environments)]

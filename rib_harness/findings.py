@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rib_harness.arms import Arm, arms_of
+from rib_harness.escaping import in_markdown
 from rib_harness.results import csv_of, describe_recipe
 from rib_harness.study import Study, Variation
 from rib_harness.study_kinds import KINDS, Data
@@ -49,12 +50,17 @@ class Findings:
 
     def to_markdown(self) -> str:
         """Question, table, answers and notes."""
-        lines = [f"**{self.study.title}** · {self.suite}", "", self.study.question, ""]
+        title, suite, question = map(
+            in_markdown, (self.study.title, self.suite, self.study.question)
+        )
+        lines = [f"**{title}** · {suite}", "", question, ""]
         if self.table:
-            head = list(self.table[0])
+            head = [in_markdown(name) for name in self.table[0]]
             lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-            lines += [f"| {' | '.join(row.values())} |" for row in self.table] + [""]
-        lines += [f"- {text}" for text in (*self.answers, *self.notes)]
+            for row in self.table:
+                lines.append(f"| {' | '.join(map(in_markdown, row.values()))} |")
+            lines.append("")
+        lines += [f"- {in_markdown(text)}" for text in (*self.answers, *self.notes)]
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rib_harness.errors import RibError, StoreError
+from rib_harness.escaping import in_csv, in_markdown
 from rib_harness.known_answers import Expected
 from rib_harness.matrix import Cell, IncompleteError, Matrix
 from rib_harness.store import SCORES, Store
@@ -182,7 +183,7 @@ def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: in_csv(cell) for name, cell in row.items()} for row in rows)
     return out.getvalue()
 
 
@@ -375,20 +376,22 @@ class Results(Sequence[RunResult]):
         parts = []
         for run in self._runs:
             m, record = run.matrix, run.record
-            title = f"**{record['suite']}** · {self.backbone_of(run)}"
-            title += f" · {run.method or 'untouched'}"
+            title = f"**{in_markdown(record['suite'])}** · {in_markdown(self.backbone_of(run))}"
+            title += f" · {in_markdown(run.method or 'untouched')}"
             if record["seed"] is not None:
                 title += f" · seed {record['seed']}"
             if record["limit"] is not None:
                 title += f" · limit {record['limit']} a class"
             if record["recipe"] is not None:
-                title += f" · preset {record['preset']} · {describe_recipe(record['recipe'])}"
+                recipe = f"preset {record['preset']} · {describe_recipe(record['recipe'])}"
+                title += f" · {in_markdown(recipe)}"
             lines = [title, "", "| dataset | n | before | RI |", "|---|---:|---:|---:|"]
             for name in (*m.members, *m.references):
                 cell = m.pre.get(name)
                 before = f"{cell.n} | {cell.top1:.2f}" if cell else "– | –"
                 ri = run.ri.get(name)
-                lines.append(f"| {name} | {before} | {'–' if ri is None else f'{ri:+z.2f}'} |")
+                change = "–" if ri is None else f"{ri:+z.2f}"
+                lines.append(f"| {in_markdown(name)} | {before} | {change} |")
             if m.sources:
                 mri = known(getattr, m, "mri")
                 used = f"{len(m.sources)} of {len(record['suite_members'])} sources"
@@ -399,7 +402,7 @@ class Results(Sequence[RunResult]):
                 lines.append(f"| **mRI** ({used}) |  |  | **{shown}** |")
             told = [*run.describe_known_answers(), *run.describe_choices()]
             told += [f"note: {n}" for n in record["notes"]]
-            lines += ["", *(f"- {line}" for line in told)] if told else []
+            lines += ["", *(f"- {in_markdown(line)}" for line in told)] if told else []
             parts.append("\n".join(lines) + "\n")
         return "\n".join(parts)
 

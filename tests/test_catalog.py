@@ -877,9 +877,8 @@ def test_no_program_that_a_checkout_names_is_run(
         more(checkout)
     found = Plugin("x", "rib-plugin-x", "1.0", "ok", folder=str(checkout)).code["commit"]
     assert not (checkout.parent / "mark").exists()
-    assert found == (
-        "" if more is without_a_tree else commit + "+" * (more in (changed, elsewhere))
-    )
+    expected = commit + "+" * (more in (changed, elsewhere))
+    assert found == ("" if more is without_a_tree else expected)
     git(checkout, command)
     assert (checkout.parent / "mark").exists()
 

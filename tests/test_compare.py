@@ -250,8 +250,8 @@ def test_seeds_of_two_versions_of_a_method_are_not_mixed(tmp_path: Path) -> None
     """
     made = Store(tmp_path / "s")
     old, new = ({"engine": 1, "method": v} for v in (1, 2))
-    first = write(made, rows_of(1), versions=old, finetune={"a": "old-0"})
-    others = [write(made, rows_of(1 + k), seed=k, versions=new, finetune={"a": f"new-{k}"})
+    first = write(made, rows_of(1), versions=old, finetune={"a": "a0"})
+    others = [write(made, rows_of(1 + k), seed=k, versions=new, finetune={"a": f"b{k}"})
               for k in range(3)]  # fmt: skip
     found = [{run.id for run in arm.runs} for arm in arms_of(collect(made))]
     assert sorted(found, key=len) == [{first}, set(others)]

@@ -17,7 +17,9 @@ import click
 
 from rib_harness import __version__
 from rib_harness.cli.encodings import write_what_can_be_read
+from rib_harness.cli.say import Printable, echo
 from rib_harness.errors import RibError, nearest
+from rib_harness.escaping import printable
 from rib_harness.quiet import results_are_out
 
 #: Verb → module and one line of help, so that `--help` imports none of them.
@@ -93,7 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None:
         # What libraries start, the processes of a pool, takes no module from the current folder.
         os.environ.setdefault("PYTHONSAFEPATH", "1")
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Printable())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     if sys.stdout is None:  # closed by the caller: the next file opened would be number 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.stdout = os.fdopen(1, "w")
@@ -111,21 +115,22 @@ def _code(arguments: list[str] | None) -> int:
     except click.exceptions.Abort:
         verb = next(iter(sys.argv[1:] if arguments is None else arguments), "")
         works = verb in ("run", "evaluate", "study")
-        click.echo(f"Stopped{' before any step; nothing was lost' * works}.", err=True)
+        echo(f"Stopped{' before any step; nothing was lost' * works}.", err=True)
         return 130
     except click.ClickException as error:
+        error.message = printable(error.message)
         error.show()
         return error.exit_code
     except RibError as error:
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {error}", err=True)
         return 1
     except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
+        echo("Stopped.", err=True)
         return 130
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        click.echo(f"Error: {error.strerror}: the output cannot be written.", err=True)
+        echo(f"Error: {error.strerror}: the output cannot be written.", err=True)
         _discard_output()
         return 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from rib_harness.cli.options import UserPath, json_flag, option
+from rib_harness.cli.say import echo
 
 
 @click.command("check-plugin")
@@ -31,9 +32,9 @@ def command(
     as_json: bool,
 ) -> int:
     """Check that a plugin and its components keep what they promise: exit 0 if they do, else 1."""
-    from rich.console import Console
     from rich.progress import track
 
+    from rib_harness.cli.tables import Screen
     from rib_harness.testing.checks import checks_of
 
     pairs = [text.rpartition("=") for text in neutral]
@@ -50,7 +51,7 @@ def command(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries; a table is asked for
-        screen = Console(stderr=True)
+        screen = Screen(stderr=True)
         shown = track(checks, f"Checking {name}", console=screen, transient=True,
                       disable=not screen.is_terminal)  # fmt: skip
         rows = [{"check": check.id, **check.outcome()} for check in shown]
@@ -59,7 +60,7 @@ def command(
         for result in ("ok", "failed", "skipped")
     }
     if as_json:
-        click.echo(json.dumps({"plugin": name, **counts, "checks": rows}, indent=1))
+        echo(json.dumps({"plugin": name, **counts, "checks": rows}, indent=1))
     else:
         _show(rows, counts)
     return 1 if counts["failed"] else 0
@@ -84,5 +85,5 @@ def _show(rows: list[dict[str, str]], counts: dict[str, int]) -> None:
     for (result, component, reason), checks in sorted(
         told.items(), key=lambda one: one[0][0], reverse=True
     ):
-        click.echo(f"{result}: {component}: {', '.join(checks)}: {reason}")
-    click.echo(", ".join(f"{counts[result]} {result}" for result in columns))
+        echo(f"{result}: {component}: {', '.join(checks)}: {reason}")
+    echo(", ".join(f"{counts[result]} {result}" for result in columns))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rib_harness.cli.options import chosen, labels_of, no_plugin, option, store
+from rib_harness.cli.say import echo, write
 
 if TYPE_CHECKING:
     from rib_harness.compare import Comparison
@@ -59,12 +60,12 @@ def command(
     left_out: list[str] = []
     made = compare(*(find_side(side, opened, keep, label) for side in sides), left_out=left_out)
     for reason in left_out:
-        click.echo(f"left out: {reason}", err=True)
+        echo(f"left out: {reason}", err=True)
     if form == "table":
         for one in made:
             _print(one, cells=cells)
     else:
-        click.echo(dumps(made, form), nl=False)
+        write(dumps(made, form))
     if not all(one.complete for one in made):
         raise RibError(
             "INCOMPLETE: cells are missing. Give the same `run` or `evaluate` again: it computes "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rib_harness.cli.options import UserPath, json_flag, no_plugin, option
+from rib_harness.cli.say import echo
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Bound
@@ -54,7 +55,7 @@ def list_(data_root: Path | None, as_json: bool, no_plugin: tuple[str, ...]) -> 
         here = _location(_bound(component.id, no_plugin), data_root)
         rows.append((component, here))
     if as_json:
-        click.echo(
+        echo(
             json.dumps(
                 [
                     {
@@ -84,7 +85,7 @@ def list_(data_root: Path | None, as_json: bool, no_plugin: tuple[str, ...]) -> 
         )
     console().print(shown)
     if data_root is None:
-        click.echo("No data folder was given (--data-root DIR or RIB_DATA_ROOT).", err=True)
+        echo("No data folder was given (--data-root DIR or RIB_DATA_ROOT).", err=True)
 
 
 @command.command()
@@ -110,9 +111,9 @@ def info(name: str, data_root: Path | None, as_json: bool, no_plugin: tuple[str,
             "archives": [asdict(archive) for archive in archives],
             "location": here or None,
         }
-        click.echo(json.dumps(facts, indent=1))
+        echo(json.dumps(facts, indent=1))
         return
-    click.echo(f"{bound.component.id}: {spec.summary}")
+    echo(f"{bound.component.id}: {spec.summary}")
     for label, text in (
         ("images", f"{spec.images:,} in {spec.classes:,} classes" if spec.images else ""),
         ("citation", spec.citation),
@@ -122,15 +123,15 @@ def info(name: str, data_root: Path | None, as_json: bool, no_plugin: tuple[str,
         ("here", here or "no"),
     ):  # fmt: skip
         if text:
-            click.echo(f"  {label}: {text}")
+            echo(f"  {label}: {text}")
     for archive in archives:
         size = f", {archive.size:,} bytes" if archive.size else ""
         digest = (archive.sha256 and f"sha256 {archive.sha256}") or f"md5 {archive.md5}"
-        click.echo(f"  file: {archive.name}{size}, {digest}")
+        echo(f"  file: {archive.name}{size}, {digest}")
         for url in archive.urls:
-            click.echo(f"    {url}")
+            echo(f"    {url}")
         if archive.get:
-            click.echo(f"    {archive.get}")
+            echo(f"    {archive.get}")
 
 
 @command.command()
@@ -219,7 +220,7 @@ def path(name: str, data_root: Path | None, no_plugin: tuple[str, ...]) -> None:
     """Print where a dataset lies."""
     bound = _bound(name, no_plugin)
     there = bound.location(data_root) or bound.images(data_root).location
-    click.echo(there or "It is made when it is used; no folder.")
+    echo(there or "It is made when it is used; no folder.")
 
 
 @command.command()
@@ -265,13 +266,12 @@ def _needed(root: Path | None) -> Path:
 
 def _location(bound: Bound, root: Path | None) -> str:
     """Where a dataset lies; empty if it is not here, or its code fails, which is told."""
-    from rib_harness.cli.tables import printable
     from rib_harness.errors import PluginError, RibError
 
     try:
         there = bound.location(root)
     except PluginError as error:
-        click.echo(printable(str(error)), err=True)
+        echo(str(error), err=True)
         return ""
     except RibError:
         return ""
@@ -287,19 +287,19 @@ def _below(here: str, root: Path | None) -> str:
 
 def _print(report: Report, name: str, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=1))
+        echo(json.dumps(report.to_json(), indent=1))
         return
     of = f" of {report.expected:,}" if report.expected is not None else ""
-    click.echo(
+    echo(
         f"{name}: {report.images:,} images{of}, {report.classes:,} of "
         f"{report.expected_classes:,} classes"
     )
     if report.location:
-        click.echo(f"  {report.form}: {report.location}")
-    click.echo(f"  fingerprint: {report.fingerprint}")
-    click.echo(f"  decoded: {report.decoded:,}")
+        echo(f"  {report.form}: {report.location}")
+    echo(f"  fingerprint: {report.fingerprint}")
+    echo(f"  decoded: {report.decoded:,}")
     for line in report.notes:
-        click.echo(f"  note: {line}")
+        echo(f"  note: {line}")
     for line in report.problems:
-        click.echo(f"  DIFFERS: {line}")
-    click.echo("  whole" if report.whole else "  not the published set")
+        echo(f"  DIFFERS: {line}")
+    echo("  whole" if report.whole else "  not the published set")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rib_harness.cli.options import json_flag, no_plugin, option
+from rib_harness.cli.say import echo, write
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Catalog, Plugin
@@ -31,7 +32,6 @@ def command(name: str, as_toml: bool, as_json: bool, no_plugin: tuple[str, ...])
     """
     from rib_harness.catalog import load_catalog
     from rib_harness.cli.list_plugins_ import print_plugins, to_json
-    from rib_harness.cli.tables import printable
     from rib_harness.registry import FILL_IN, known_plugins
 
     if as_toml and as_json:
@@ -42,22 +42,22 @@ def command(name: str, as_toml: bool, as_json: bool, no_plugin: tuple[str, ...])
         import tomli_w
 
         entry = describe(plugins)
-        click.echo(tomli_w.dumps(entry, multiline_strings=False), nl=False)
+        write(tomli_w.dumps(entry, multiline_strings=False))
         missing = [field for field, value in entry.items() if FILL_IN in value]
         for field in missing:
-            click.echo(f"{field}: {_MISSING[field]}", err=True)
+            echo(f"{field}: {_MISSING[field]}", err=True)
         if missing:
-            click.echo("Then install it again: an installed package says what it said that day.",
+            echo("Then install it again: an installed package says what it said that day.",
                        err=True)  # fmt: skip
         return
     if as_json:
-        click.echo(json.dumps([to_json(plugin, registry) for plugin in plugins], indent=1))
+        echo(json.dumps([to_json(plugin, registry) for plugin in plugins], indent=1))
         return
     entry = describe(plugins)
-    click.echo(printable(f"{entry['name']}: {entry['summary']}"))
+    echo(f"{entry['name']}: {entry['summary']}")
     print_plugins(plugins, registry)
     if plugins[0].url:
-        click.echo(printable(f"From {plugins[0].url}"))
+        echo(f"From {plugins[0].url}")
 
 
 def named(catalog: Catalog, name: str) -> tuple[Plugin, ...]:
@@ -97,7 +97,6 @@ def describe(plugins: Iterable[Plugin]) -> dict[str, Any]:
     from packaging.utils import canonicalize_name
 
     from rib_harness.catalog import FIRST_PARTY
-    from rib_harness.cli.tables import printable
     from rib_harness.errors import PluginError
     from rib_harness.registry import FILL_IN
 
@@ -106,7 +105,7 @@ def describe(plugins: Iterable[Plugin]) -> dict[str, Any]:
         if plugin.status != "ok":
             raise PluginError(
                 f"The plugin {plugin.name!r} ({plugin.distribution} {plugin.version}) is "
-                f"{plugin.status}: {printable(plugin.reason)}"
+                f"{plugin.status}: {plugin.reason}"
             )
     distribution = plugins[0].distribution
     said: Any = metadata.metadata(distribution)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from rib_harness.cli.options import json_flag, store
+from rib_harness.cli.say import echo
 
 
 @click.command("doctor")
@@ -42,12 +43,12 @@ def command(store: Path | None, as_json: bool) -> None:
             "steps": len(keys), "whole": len(whole), "half": half, "runs": len(runs),
             "damaged": [{"path": file, "said": said} for file, said in damaged.items()],
         }  # fmt: skip
-        click.echo(json.dumps(document, indent=1))
+        echo(json.dumps(document, indent=1))
     else:
         for said in damaged.values():
-            click.echo(said)
+            echo(said)
         for key in half:
-            click.echo(f"{opened.folder(key)} holds no finished step.")
-        click.echo(f"{path}: {len(whole)} of {len(keys)} steps and {len(runs)} runs are whole.")
+            echo(f"{opened.folder(key)} holds no finished step.")
+        echo(f"{path}: {len(whole)} of {len(keys)} steps and {len(runs)} runs are whole.")
     if damaged:
         raise RibError(f"{len(damaged)} files of {path} do not verify, see above.")

@@ -11,6 +11,7 @@ import click
 
 from rib_harness.catalog import Component
 from rib_harness.cli.options import json_flag, no_plugin
+from rib_harness.cli.say import echo
 from rib_harness.specs import KINDS
 
 _KINDS = [name for kind in KINDS for name in (f"{kind}s", kind)]
@@ -28,7 +29,7 @@ def command(kind: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     catalog = load_catalog(block=no_plugin)
     components = catalog.list(kind.removesuffix("s"))
     if as_json:
-        click.echo(json.dumps([to_json(component) for component in components], indent=1))
+        echo(json.dumps([to_json(component) for component in components], indent=1))
         return
     from rib_harness.cli.tables import console, table
 

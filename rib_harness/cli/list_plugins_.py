@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rib_harness.cli.options import json_flag, no_plugin
+from rib_harness.cli.say import echo
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Plugin
@@ -34,11 +35,11 @@ def command(as_json: bool, no_plugin: tuple[str, ...]) -> None:
     plugins, registry = load_catalog(block=no_plugin).plugins, known_plugins()
     _tell_unknown({name for one in plugins for name in (one.name, one.distribution)})
     if as_json:
-        click.echo(json.dumps([to_json(plugin, registry) for plugin in plugins], indent=1))
+        echo(json.dumps([to_json(plugin, registry) for plugin in plugins], indent=1))
         return
     print_plugins(plugins, registry)
     if not plugins:
-        click.echo('No plugin is installed: pip install "rib-harness[standard]"')
+        echo('No plugin is installed: pip install "rib-harness[standard]"')
 
 
 def to_json(plugin: Plugin, registry: Registry) -> dict[str, Any]:
@@ -129,6 +130,4 @@ def _tell_unknown(names: set[str]) -> None:
     for variable in ("RIB_PLUGINS", "RIB_PLUGINS_BLOCK"):
         for name in filter(None, map(str.strip, os.environ.get(variable, "").split(","))):
             if canonicalize_name(name) not in known:
-                click.echo(
-                    f"{variable}: no plugin is called {name!r}.{nearest(name, names)}", err=True
-                )
+                echo(f"{variable}: no plugin is called {name!r}.{nearest(name, names)}", err=True)

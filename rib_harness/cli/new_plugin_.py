@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from rib_harness.cli.options import UserPath, option
+from rib_harness.cli.say import echo
 
 #: Kind → folders of templates, of which later ones win. A suite comes with a dataset of its own.
 LAYERS = {
@@ -76,10 +77,10 @@ def command(name: str, kind: str, path: Path) -> None:
             file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"{folder} cannot be written: {error.strerror or error}."]) from error
-    click.echo(f"Wrote {folder}, {len(texts)} files. The places to change are marked CHANGE. Next:")
-    click.echo(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
-    click.echo(f"  python -m pytest {shlex.quote(str(folder))}")
-    click.echo(f"  rib-harness check-plugin {name}")
+    echo(f"Wrote {folder}, {len(texts)} files. The places to change are marked CHANGE. Next:")
+    echo(f"  pip install -e {shlex.quote(f'{folder}[test]')}")
+    echo(f"  python -m pytest {shlex.quote(str(folder))}")
+    echo(f"  rib-harness check-plugin {name}")
 
 
 def check_name(name: str, kind: str) -> None:

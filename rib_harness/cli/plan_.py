@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rib_harness.cli.options import json_flag, run_options
+from rib_harness.cli.say import echo
 from rib_harness.cli.tables import console, table
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def command(config: RunConfig, as_json: bool) -> None:
             "totals": plan.totals(),
             "notes": list(plan.notes),
         }
-        click.echo(json.dumps(document, indent=1))
+        echo(json.dumps(document, indent=1))
     else:
         print_plan(plan)
 
@@ -53,7 +54,7 @@ def print_plan(plan: Plan) -> None:
     for note in plan.notes:
         console().print(f"note: {note}")
     totals = plan.totals()
-    click.echo(
+    echo(
         f"{totals['steps']} steps, {totals['done']} done; left: {totals['updates']:,} updates, "
         f"{totals['images']:,} images to score"
     )

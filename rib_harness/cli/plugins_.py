@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rib_harness.cli.data_ import SubVerbs
+from rib_harness.cli.say import echo
 from rib_harness.cli.wanted import Wanted, is_there, wanted
 from rib_harness.errors import RibError, nearest
 from rib_harness.hookspecs import ENTRY_POINT_GROUP
@@ -160,26 +161,26 @@ def _checked(extra: tuple[str, ...]) -> tuple[str, ...]:
 def _change(arguments: list[str], plugin: Wanted, registry: Registry, yes: bool) -> None:
     """Show, ask, run, and show what came of it."""
     verb, todo, before = arguments[0], installer_command(arguments), here()
-    _echo(f"Will run: {shlex.join(todo)}")
+    echo(f"Will run: {shlex.join(todo)}")
     for one in before:
         if _canonical(one) == plugin.distribution:
             place = f" ({one.url})" if one.url else ""
-            _echo(f"Installed now: {plugin.distribution} {one.version}, {one.source}{place}")
+            echo(f"Installed now: {plugin.distribution} {one.version}, {one.source}{place}")
             break
     for line in describe(plugin, registry) if verb == "install" else ():
-        _echo(line)
+        echo(line)
     if not yes:
         if not sys.stdin.isatty():
             raise RibError("Nothing was done: there is no terminal to ask on. Add --yes.")
         if not click.confirm("Go on?"):
-            click.echo("Nothing was done.")
+            echo("Nothing was done.")
             return
     done = subprocess.run(todo)
     if done.returncode:
         raise RibError(f"The installer failed with exit code {done.returncode}; see above.")
     if verb == "uninstall":
         gone = plugin.distribution not in map(_canonical, here())
-        click.echo(f"{plugin.distribution} is {'gone' if gone else 'still there: see above'}.")
+        echo(f"{plugin.distribution} is {'gone' if gone else 'still there: see above'}.")
         return
     _show(_came(plugin, before))
 
@@ -210,8 +211,6 @@ def _show(plugins: Sequence[Plugin]) -> None:
     Raises:
         RibError: that process failed.
     """
-    from rib_harness.cli.tables import printable
-
     names = ", ".join(sorted(set(map(_canonical, plugins))))
     back = "\n".join(
         f"To take it away again: rib-harness plugins uninstall {one}"
@@ -220,17 +219,17 @@ def _show(plugins: Sequence[Plugin]) -> None:
     try:
         loaded = load_apart([one.name for one in plugins])
     except ValueError as error:
-        raise RibError(f"{names} is installed, but {printable(str(error))}\n{back}") from None
+        raise RibError(f"{names} is installed, but {error}\n{back}") from None
     mine = set(map(_canonical, plugins))
     for told in (one for one in loaded if _normal(one["distribution"]) in mine):
         offers = [one for ids in told["components"].values() for one in ids]
-        _echo(
+        echo(
             f"{told['name']} ({told['distribution']} {told['version']}): {told['status']}"
             + (f": {told['reason']}" if told["reason"] else "")
             + (f"; offers {', '.join(offers)}" if offers else "")
         )
     if any(told["status"] in ("broken", "incompatible", "conflict") for told in loaded):
-        click.echo(back, err=True)
+        echo(back, err=True)
 
 
 def describe(plugin: Wanted, registry: Registry) -> list[str]:
@@ -320,10 +319,3 @@ def _normal(name: str) -> str:
 
 def _canonical(plugin: Plugin) -> str:
     return _normal(plugin.distribution)
-
-
-def _echo(line: str) -> None:
-    """A line that may hold what a plugin says of itself."""
-    from rib_harness.cli.tables import printable
-
-    click.echo(printable(line))

@@ -10,6 +10,7 @@ import click
 
 from rib_harness.cli.data_ import SubVerbs
 from rib_harness.cli.options import json_flag
+from rib_harness.cli.say import echo
 
 if TYPE_CHECKING:
     from rib_harness.registry import Entry
@@ -44,9 +45,7 @@ def search(text: tuple[str, ...], as_json: bool) -> None:
     found = load_registry().search(words)
     _print(found, as_json)
     if not found:
-        click.echo(
-            f"No known plugin speaks of {words!r}. See `rib-harness registry list`.", err=True
-        )
+        echo(f"No known plugin speaks of {words!r}. See `rib-harness registry list`.", err=True)
 
 
 @command.command("show")
@@ -58,11 +57,11 @@ def show(name: str, as_json: bool) -> None:
 
     entry = load_registry().get(name)
     if as_json:
-        click.echo(json.dumps(entry.to_json(), indent=1))
+        echo(json.dumps(entry.to_json(), indent=1))
         return
     print_entry(entry)
     if entry.installed is None:
-        click.echo(f"Install it: rib-harness plugins install {entry.name}")
+        echo(f"Install it: rib-harness plugins install {entry.name}")
 
 
 def print_entry(entry: Entry) -> None:
@@ -87,7 +86,7 @@ def _print(entries: Sequence[Entry], as_json: bool) -> None:
     from rib_harness.cli.tables import console, table
 
     if as_json:
-        click.echo(json.dumps([e.to_json() for e in entries], indent=1))
+        echo(json.dumps([e.to_json() for e in entries], indent=1))
         return
     shown = table("plugin", "tier", "installed", "summary")
     for entry in entries:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from rib_harness.cli.options import UserPath, chosen, no_plugin, option, store
+from rib_harness.cli.say import echo
 
 
 @click.command("report")
@@ -57,6 +58,6 @@ def command(
         runs, Store(path), catalog, out, figures=figures, budget=thumbnails, data_root=data_root
     )
     for file in files:
-        click.echo(str(file))
+        echo(str(file))
     if not all(run.complete for run in runs):
-        click.echo("INCOMPLETE: cells are missing; the page says which.", err=True)
+        echo("INCOMPLETE: cells are missing; the page says which.", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rib_harness.cli.options import UserPath, chosen, no_plugin, option, store
+from rib_harness.cli.say import echo, write
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Catalog
@@ -66,7 +67,7 @@ def command(
         print_results(results, catalog)
     else:
         for line in changed_code([done for run in results for done in run.made], catalog):
-            click.echo(line, err=True)
+            echo(line, err=True)
         _write(_document(results, catalog, form), out)
     problems = [*failed, *sorted(results.damaged)]
     if whole.store is not None and whole.store.damaged:
@@ -153,7 +154,7 @@ def _metrics(
     if not rows:
         raise RibError("\n".join([*left_out, *failed]) or "These metrics have no value here.")
     for reason in left_out:
-        click.echo(f"left out: {reason}", err=True)
+        echo(f"left out: {reason}", err=True)
     if form == "table":
         print_values(rows, {c.id: c.spec for c in chosen})
         return ""
@@ -179,4 +180,4 @@ def _write(document: str | bytes, out: Path | None) -> None:
     elif isinstance(document, bytes) and sys.stdout.isatty():
         raise click.UsageError("This form is binary: name a file with --out.")
     else:
-        click.echo(document, nl=False)
+        write(document)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rib_harness.cli.options import option, run_options
+from rib_harness.cli.say import echo
 
 if TYPE_CHECKING:
     from rib_harness.catalog import Catalog
@@ -71,11 +72,11 @@ def _reproduce(text: str, given: RunConfig, dry_run: bool) -> None:
             progress.say(f"Every step is done already in {config.store}: nothing is run again.")
         results = execute(session)
     print_results(results, catalog)
-    click.echo(f"Store: {config.store}", err=True)
+    echo(f"Store: {config.store}", err=True)
     found = compare(recorded.result, results[0].to_json())
     if not found:
         cells = sum(map(len, (recorded.result["pre"], *recorded.result["post"].values())))
-        click.echo(f"Reproduced: all {cells} recorded numbers of {recorded.title} are the same.")
+        echo(f"Reproduced: all {cells} recorded numbers of {recorded.title} are the same.")
         return
     _print(found, "top-1 in % (right/all)")
     if not given.allow_mismatch:
@@ -87,15 +88,13 @@ def _check_installed(recorded: Recorded, catalog: Catalog, *, allow: bool) -> No
     from rib_harness.reproduce import differences, unknowable, untold
 
     for name in unknowable(recorded):
-        click.echo(
-            f"note: {name} had uncommitted changes then; what they were is not known.", err=True
-        )
+        echo(f"note: {name} had uncommitted changes then; what they were is not known.", err=True)
     found = differences(recorded, catalog)
     if not found:
         said = f"Installed: versions as recorded for {recorded.title}"
         if rest := ", ".join(untold(recorded)):
             said += f"; the code of {rest}, installed editable without a commit, is not known"
-        click.echo(f"{said}.", err=True)
+        echo(f"{said}.", err=True)
         return
     _print(found, "installed")
     if not allow:

@@ -8,6 +8,7 @@ import click
 
 from rib_harness.cli.list_ import to_json
 from rib_harness.cli.options import json_flag, no_plugin
+from rib_harness.cli.say import echo
 
 
 @click.command("show")
@@ -54,7 +55,7 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
             for o in signature.options
         ]  # fmt: skip
         document = {**to_json(component), "options": options, "doc": signature.doc}
-        click.echo(json.dumps(document, indent=1))
+        echo(json.dumps(document, indent=1))
         return
     from rib_harness.cli.tables import console, table
 
@@ -67,7 +68,7 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
                           all(isinstance(v, str) for v in value) else str(value))  # fmt: skip
     console().print(shown)
     if getattr(component.spec, "archives", ()):
-        click.echo(f"Its files: rib-harness data info {component.spec.name}")
+        echo(f"Its files: rib-harness data info {component.spec.name}")
     variants: tuple[Variant, ...] = getattr(component.spec, "variants", ())
     if variants:
         members = table("member", "pretraining", "images", "imagenet", right=("images", "imagenet"))
@@ -83,7 +84,7 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
     before, _, after = signature.doc.partition("\nArgs:")
     source = [line for line in after.splitlines() if line.startswith("Source:")]
     if signature.doc:
-        click.echo("\n".join([before.rstrip(), "", *source]))
+        echo("\n".join([before.rstrip(), "", *source]))
     if signature.options:
         described = table("option", "type", "default", "what it is")
         for o in signature.options:
@@ -91,4 +92,4 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
             described.add_row(o.name, o.annotation, default, o.doc)
         console().print(described)
         if signature.extra:
-            click.echo("Any other option is passed on.")
+            echo("Any other option is passed on.")

@@ -6,9 +6,10 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from rib_harness.cli.tables import Screen
+from rib_harness.escaping import printable
 from rib_harness.progress import Bar
 
 
@@ -19,7 +20,7 @@ class RichProgress:
     """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self.console = Screen(stderr=True)
         self._rich: Progress | None = None
         if self.console.is_terminal:
             self._rich = Progress(
@@ -58,13 +59,13 @@ class _Bar:
     """One bar, or one line at the end of the work."""
 
     def __init__(self, shown: RichProgress, label: str, total: int, done: int, unit: str):
-        self.shown, self.label, self.total, self.unit = shown, label, total, unit
+        self.shown, self.label, self.total, self.unit = shown, printable(label), total, unit
         self.units, self.begun = 0, time.monotonic()
         self.around = sys.exc_info()[1]  # an error that is being handled: none of this work
         self.numbers: dict[str, float] = {}
         self.task: TaskID | None = None
         if shown._rich is not None:
-            self.task = shown._rich.add_task(label, total=total, completed=done, numbers="")
+            self.task = shown._rich.add_task(self.label, total=total, completed=done, numbers="")
 
     def advance(self, n: int, **numbers: float) -> None:
         """`n` more units."""

@@ -11,6 +11,7 @@ import click
 
 from rib_harness.cli.data_ import SubVerbs
 from rib_harness.cli.options import UserPath, json_flag, option, run_options
+from rib_harness.cli.say import echo
 
 if TYPE_CHECKING:
     from rib_harness.config import RunConfig
@@ -35,7 +36,7 @@ def list_(as_json: bool) -> None:
              "figure": one.figure, "suites": list(one.suites)}
             for name, one in studies.items()
         ]  # fmt: skip
-        click.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
         return
     from rib_harness.cli.tables import console, table
 
@@ -96,8 +97,8 @@ def run_(study: str, config: RunConfig, out: Path, dry_run: bool) -> None:
         )
     written = findings.write(out)
     _print(findings)
-    click.echo(f"Store: {parts[0].config.store}", err=True)
-    click.echo("\n".join(str(path) for path in written))
+    echo(f"Store: {parts[0].config.store}", err=True)
+    echo("\n".join(str(path) for path in written))
     if failures:
         raise StudyFailedError(failures)
 

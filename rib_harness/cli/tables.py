@@ -14,6 +14,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
+
+from rib_harness.escaping import printable
 
 if TYPE_CHECKING:
     from rib_harness.arms import Arm
@@ -30,8 +33,15 @@ _BOX = Box(str(SIMPLE_HEAD), ascii=True)
 COLUMNS = 80
 
 
-class _Console(Console):
-    """Cuts no table, and leaves it to the program what becomes of a reader that has gone."""
+class Screen(Console):
+    """Shows what is printable, cuts no table, and leaves a reader that has gone to the program."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(markup=False, highlight=False, emoji=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """As rich's, which makes of it all that is given as a text."""
+        return super().render_str(printable(text), **settings)
 
     def print(self, *objects: Any, **settings: Any) -> None:
         """As rich's, but no column of a table goes away where a terminal is narrow."""
@@ -55,22 +65,11 @@ def console() -> Console:
     if width is None:
         given = os.environ.get("COLUMNS", "")
         width = int(given) if given.isdigit() and int(given) > 0 else COLUMNS
-    return _Console(width=width, markup=False, highlight=False, emoji=False)
-
-
-def printable(text: str) -> str:
-    """The text with U+FFFD for what is no printable character; lines stay.
-
-    What a plugin says of itself may hold escape sequences, which a terminal would obey.
-
-    >>> printable("a\\x1b[31m\\nb")
-    'a\ufffd[31m\\nb'
-    """
-    return "".join(c if c == "\n" or c.isprintable() else "\ufffd" for c in text)
+    return Screen(width=width)
 
 
 class _Table(Table):
-    """Shows only what is printable."""
+    """Knows how narrow it can be."""
 
     def needed(self, screen: Console) -> int:
         """The columns in which no word is cut, and no number."""
@@ -79,10 +78,6 @@ class _Table(Table):
                 cells = [str(column.header), *map(str, column.cells)]
                 column.min_width = max(map(cell_len, cells))
         return Measurement.get(screen, screen.options.update(max_width=COLUMNS), self).minimum
-
-    def add_row(self, *cells: Any, **settings: Any) -> None:
-        """As rich's."""
-        super().add_row(*(printable(c) if isinstance(c, str) else c for c in cells), **settings)
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:

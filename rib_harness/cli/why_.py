@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rib_harness.cli.options import json_flag, run_options
+from rib_harness.cli.say import echo
 
 if TYPE_CHECKING:
     from rib_harness.config import RunConfig
@@ -63,18 +64,18 @@ def command(config: RunConfig, step: str, as_json: bool) -> None:
         )  # fmt: skip
         if as_json:
             continue
-        click.echo(f"{name}\nkey {key}{'' if key in done else ', not done yet'}\n")
+        echo(f"{name}\nkey {key}{'' if key in done else ', not done yet'}\n")
         shown = table("field", "value")
         for field, value in fields.items():
             shown.add_row(field, str(value))
         console().print(shown)
         if near:
-            click.echo(f"Nearest finished step: {done[near][0]} ({near[:8]}). It differs in:")
+            echo(f"Nearest finished step: {done[near][0]} ({near[:8]}). It differs in:")
             for field in differ:
                 here, there = fields.get(field), others[near].get(field)
-                click.echo(f"  {field}: {here} here, {there} there")
+                echo(f"  {field}: {here} here, {there} there")
     if as_json:
-        click.echo(json.dumps(documents, indent=1))
+        echo(json.dumps(documents, indent=1))
 
 
 def _named(step: str, steps: Mapping[str, tuple[str, Any]]) -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
 from rib_harness.cli.plan_ import print_plan
+from rib_harness.cli.say import echo
 from rib_harness.cli.show_progress import RichProgress
 
 if TYPE_CHECKING:
@@ -51,6 +50,6 @@ def work(config: RunConfig, *, dry_run: bool) -> None:
             )
             sys.exit(130)
     print_results(results, session.catalog)
-    click.echo(f"Store: {session.store.path}", err=True)
+    echo(f"Store: {session.store.path}", err=True)
     if failure is not None:
         raise failure

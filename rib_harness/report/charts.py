@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rib_harness.escaping import in_csv
 from rib_harness.report import figures
 from rib_harness.report.curves import (
     frontier_points,
@@ -60,8 +61,8 @@ class Chart:
         """Its data."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
+        for row in (self.columns, *self.rows):
+            writer.writerow("" if value is None else in_csv(value) for value in row)
         return out.getvalue()
 
     def save(self, folder: Path) -> list[Path]:
