@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -19,7 +20,6 @@ from rib_harness import __version__
 from rib_harness.cli.encodings import write_what_can_be_read
 from rib_harness.cli.say import Printable, echo
 from rib_harness.errors import RibError, nearest
-from rib_harness.escaping import printable
 from rib_harness.quiet import results_are_out
 
 #: Verb → module and one line of help, so that `--help` imports none of them.
@@ -118,8 +118,9 @@ def _code(arguments: list[str] | None) -> int:
         echo(f"Stopped{' before any step; nothing was lost' * works}.", err=True)
         return 130
     except click.ClickException as error:
-        error.message = printable(error.message)
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        echo(said.getvalue().rstrip("\n"), err=True)
         return error.exit_code
     except RibError as error:
         echo(f"Error: {error}", err=True)
