@@ -373,6 +373,17 @@ def test_nor_does_one_that_a_library_starts(strange: Path) -> None:
     assert not (strange / "mark").exists()
 
 
+def test_a_module_of_the_current_folder_is_no_library(tmp_path: Path) -> None:
+    """Nor is what lies there installed: `-m` alone puts the folder on the path."""
+    mark = f"open({str(tmp_path / 'mark')!r}, 'w').close()\n"
+    (tmp_path / "click.py").write_text(mark)
+    install(tmp_path, "rib-bad-here", "here", mark)
+    command = [sys.executable, "-m", "rib_harness", "list-plugins"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "here" not in done.stdout, done.stderr
+    assert not (tmp_path / "mark").exists()
+
+
 # What a configuration requires
 
 
