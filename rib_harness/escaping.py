@@ -19,15 +19,20 @@ def printable(text: str) -> str:
     """The text with U+FFFD for what is no printable character; lines, tabs and spaces stay.
 
     Escape sequences, which a terminal would obey, are none then, nor are characters without a
-    width, or such that turn the direction of what follows.
+    width, or such that turn the direction of what follows. A byte of a file's name that is no
+    character stays known: `\\udce9`.
 
     >>> printable("a\\x1b[31m\\nb")
     'a\ufffd[31m\\nb'
     """
-    return "".join(
-        c if c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs" else "\ufffd"
-        for c in text
-    )
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    kind = unicodedata.category(character)
+    if character.isprintable() or character in "\n\t" or kind == "Zs":
+        return character
+    return f"\\u{ord(character):04x}" if kind == "Cs" else "\ufffd"
 
 
 def in_markdown(text: str) -> str:
