@@ -94,7 +94,7 @@ class Part(Protocol):
         """One file's bytes; from several threads at once."""
         ...
 
-    def is_as(self, member: Member, state: str) -> bool:
+    def holds(self, member: Member, state: str) -> bool:
         """Whether the file is still the one that was indexed, in a part of this state."""
         ...
 
@@ -156,16 +156,15 @@ class Members:
         try:
             data = part.read(member)
             # Asked after it was read, so that no change comes between.
-            if part.is_as(member, kept.state):
+            if part.holds(member, kept.state):
                 return data
             data = copy.copy(part).read(member)  # opened anew: another may be in its place
         except DataError as error:
-            if part.is_as(member, kept.state):
+            if part.holds(member, kept.state):
                 raise
             raise DataError(f"{error} {CHANGED}") from None
         # Where only times or the inode are others, the content decides.
-        digest = kept.digests[member]
-        if not digest or hashlib.sha256(data).hexdigest() != digest:
+        if hashlib.sha256(data).hexdigest() != kept.digests[member]:
             raise DataError(f"{self.where(index)}: other bytes. {CHANGED}")
         return data
 
@@ -265,7 +264,7 @@ class Folder:
         except OSError as error:
             raise DataError(f"{self.path / member.name}: {error.strerror}.") from None
 
-    def is_as(self, member: Member, state: str) -> bool:
+    def holds(self, member: Member, state: str) -> bool:
         """By size, time of change and inode."""
         try:
             return _member(member.name, (self.path / member.name).stat()) == member
@@ -298,7 +297,7 @@ class _File:
             raise DataError(f"{self.path}: {error.strerror}.") from None
         return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
-    def is_as(self, member: Member, state: str) -> bool:
+    def holds(self, member: Member, state: str) -> bool:
         """By the archive's state."""
         try:
             return self.state() == state
