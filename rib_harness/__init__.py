@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rib_harness.files.digest import file_digest
     from rib_harness.images import ImageSet, Preprocess, fingerprint_of
     from rib_harness.matrix import Cell, IncompleteError, Matrix
-    from rib_harness.options import Location, members_of
+    from rib_harness.options import Column, Location, members_of
     from rib_harness.protocols import Identity
     from rib_harness.results import Results, RunResult
     from rib_harness.runner import MismatchError, PartialFailureError, evaluate, run
@@ -62,6 +62,7 @@ _ON_FIRST_USE = {
     "Catalog": "rib_harness.catalog",
     "Cell": "rib_harness.matrix",
     "Classifier": "rib_harness.engine.classifier",
+    "Column": "rib_harness.options",
     "Features": "rib_harness.features",
     "Identity": "rib_harness.protocols",
     "ImageSet": "rib_harness.images",
@@ -104,6 +105,7 @@ __all__ = [
     "Catalog",
     "Cell",
     "Classifier",
+    "Column",
     "ConfigError",
     "DataError",
     "DatasetSpec",

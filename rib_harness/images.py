@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rib_harness.errors import ConfigError, DataError
+from rib_harness.pictures import as_rgb, named, undecodable
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -59,7 +60,7 @@ class Preprocess:
 
         Equal to torchvision's `Resize(resize) → CenterCrop(size)` on a PIL image, to the bit.
         """
-        picture = picture.convert("RGB")
+        picture = as_rgb(picture)
         if self.resize is not None:
             picture = resize_shorter_side(picture, self.resize, _FILTERS[self.interpolation])
         array = np.asarray(centre_crop(picture, self.size))
@@ -68,7 +69,7 @@ class Preprocess:
     def cropped(self, picture: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         """The part inside `box` (left, top, right, bottom), resized to the input: (3, S, S)."""
         filter_ = _FILTERS[self.interpolation]
-        part = picture.convert("RGB").resize((self.size, self.size), filter_, box=box)
+        part = as_rgb(picture).resize((self.size, self.size), filter_, box=box)
         return np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))
 
     def for_crops(self, side: int) -> Preprocess:
@@ -203,30 +204,31 @@ class ImageSet:
         return most if stands else None
 
     def image(self, index: int) -> Image.Image:
-        """The picture, in RGB.
+        """The picture, in RGB (`rib_harness.pictures.as_rgb`).
 
         Raises:
             DataError: it cannot be decoded; the message names it.
         """
+        return self._decoded(self.read, index)
+
+    def shown(self, index: int) -> Image.Image:
+        """The picture for people to see, as it was published."""
+        return self._decoded(self.published or self.read, index)
+
+    def _decoded(self, read: Callable[[int], Image.Image], index: int) -> Image.Image:
         try:
-            picture = self.read(int(index))
-            if isinstance(picture, Image.Image):
-                return picture.convert("RGB")
+            with named(self.names[index]):
+                picture = read(int(index))
+                if isinstance(picture, Image.Image):
+                    return as_rgb(picture)
         except DataError:
             raise
         except Exception as error:
-            raise DataError(
-                f"{self.names[index]}: this image cannot be decoded ({error}). "
-                "Replace it with a whole copy."
-            ) from error
+            raise DataError(undecodable(self.names[index], error)) from error
         raise DataError(
             f"{self.names[index]}: `read` gave {type(picture).__name__}, expected a PIL image: "
             "Image.fromarray(…)"
         ) from TypeError(type(picture).__name__)
-
-    def shown(self, index: int) -> Image.Image:
-        """The picture for people to see, as it was published."""
-        return self.published(index) if self.published else self.image(index)
 
     def taken(self, indices: NDArray[np.int64]) -> ImageSet:
         """These images only, in this order."""

@@ -37,8 +37,13 @@ REQUIRED = "<required>"
 #: of this type is in no key, since the images' fingerprint is.
 Location = str
 
+<<<<<<< HEAD
 #: References that may stand in one reference: each is read, bound and planned inside another.
 DEEPEST = 64
+=======
+#: Which column (of a table) or kind of file is meant where a place holds several. In no key either.
+Column = str
+>>>>>>> fb0503c (Where several things may be meant, the one whose name says so is taken and told, or none: columns, WebDataset kinds, splits; layouts, names and 16-bit pictures as people have them)
 
 #: `hf:` and its like; a single letter would be a drive.
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")
@@ -166,12 +171,12 @@ class Option:
     @property
     def is_path(self) -> bool:
         """Paths say where something lies, not what it is: they stay out of keys."""
-        return re.search(r"\b(Path|Location)\b", self.annotation) is not None
+        return self.is_location or re.search(r"\bPath\b", self.annotation) is not None
 
     @property
     def is_location(self) -> bool:
         """Where a dataset's images lie: their fingerprint speaks for them in keys."""
-        return re.search(r"\bLocation\b", self.annotation) is not None
+        return re.search(r"\b(Location|Column)\b", self.annotation) is not None
 
     @property
     def is_given_as_path(self) -> bool:
@@ -473,7 +478,7 @@ def argument_docs(doc: str) -> dict[str, str]:
 
 def _names() -> dict[str, Any]:
     names = {name: getattr(typing, name) for name in typing.__all__}
-    return {**names, "Path": Path, "Location": Location}
+    return {**names, "Path": Path, "Location": Location, "Column": Column}
 
 
 def _convert(option: Option, value: Any) -> Any:
@@ -504,7 +509,8 @@ def _convert(option: Option, value: Any) -> Any:
         json.dumps(converted, allow_nan=False, default=str)  # a key can hold it
     except ValidationError as error:
         raise ValueError("; ".join(e["msg"] for e in error.errors())) from None
-    if option.is_location and isinstance(converted, str) and not _SCHEME.match(converted):
+    place = re.search(r"\bLocation\b", option.annotation) is not None
+    if place and isinstance(converted, str) and not _SCHEME.match(converted):
         converted = Path(converted)
     return as_texts(converted)
 

@@ -36,6 +36,7 @@ from rib_harness.files.packed import (
     reading,
     zip_entries,
 )
+from rib_harness.pictures import is_picture
 
 log = logging.getLogger("rib_harness.files")
 
@@ -246,14 +247,16 @@ class Folder:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
             except OSError:  # a link to itself
                 is_folder = is_file = False
-            if not (is_folder or is_file) or not entry.name.isprintable():
-                raise DataError(
-                    f"{entry.path!r} is no file that can be read: a broken link, or a name that "
-                    "is not UTF-8."
-                )
+            if not (is_folder or is_file):
+                raise DataError(f"{entry.path!r} is no file that can be read: a broken link?")
             if is_file:
+                name = prefix + entry.name
+                if not _is_utf8(name):  # no index can hold it
+                    if is_picture(name):
+                        raise DataError(f"{entry.path!r}: this name is not UTF-8; rename it.")
+                    continue
                 stat = entry.stat()
-                yield _member(prefix + entry.name, stat)
+                yield _member(name, stat)
             elif entry.name not in self.skip:
                 yield from self._below(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
 
@@ -409,6 +412,15 @@ class Zip(_File):
         if len(data) != member.size or zlib.crc32(data) != member.crc:
             raise DataError(f"{self.path}: {member.name!r} is damaged: its checksum differs.")
         return data
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a name is text: what is none has half of a surrogate pair for each byte."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _open_part(path: Path, skip: frozenset[str]) -> Part:

@@ -11,8 +11,10 @@ import bz2
 import gzip
 import lzma
 import os
+import re
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -44,6 +46,13 @@ PIECE = 1 << 20
 
 #: Zeros that may follow a tar's end: programs fill up their last record.
 _PADDING = 64 * 2**20
+
+
+#: Controls, halves of surrogate pairs, ends of lines and paragraphs.
+_NO_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+#: What turns the direction of the text around: a name is shown as another.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,24 @@ def _magic(path: Path) -> bytes:
         return file.read(6)
 
 
+def _is_text(character: str) -> bool:
+    """Whether it may stand in a name; spaces without width or break may."""
+    return unicodedata.category(character) not in _NO_TEXT and character not in _TURNING
+
+
+def as_path(name: str) -> str:
+    """A name whose folders are told apart by backslashes, as some programs for Windows write it.
+
+    One with a slash may have backslashes in its words, on Unix: Info-ZIP's rule.
+    """
+    return name if "/" in name else name.replace("\\", "/")
+
+
+def is_litter(name: str) -> bool:
+    """Whether it is what macOS leaves where a folder has an icon, under a name that is no text."""
+    return re.split(r"[/\\]", name)[-1] == "Icon\r"
+
+
 def check_name(name: str, archive: Path) -> None:
     """Refuse a name that would lead outside, or that no file system keeps as it is.
 
@@ -106,7 +133,7 @@ def check_name(name: str, archive: Path) -> None:
         or name.startswith(("/", "\\"))
         or ".." in parts
         or ":" in parts[0]
-        or not name.isprintable()
+        or not (name.isprintable() or all(map(_is_text, name)))
         or max(len(part.encode("utf-8", "surrogateescape")) for part in parts) > 255
     )
     if bad:
@@ -188,7 +215,9 @@ class TarStream:
         with reading(archive), tarfile.open(fileobj=cast(Any, self), mode="r:") as tar:
             while (info := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # a list of millions otherwise
-                check_name(info.name, archive)
+                litter = is_litter(info.name)
+                if not litter:
+                    check_name(info.name, archive)
                 if info.size < 0 or info.offset < last:
                     raise ValueError(f"the size of {info.name!r}")
                 if info.isdir():
@@ -199,8 +228,9 @@ class TarStream:
                 last = info.offset_data + -(-info.size // 512) * 512
                 if self.end is not None and info.offset_data + info.size > self.end:
                     raise DataError(f"{archive} is truncated inside {info.name!r}.")
-                files += 1
-                yield Entry(info.name, info.size, info.offset_data)
+                if not litter:
+                    files += 1
+                    yield Entry(as_path(info.name), info.size, info.offset_data)
             self._check_end(last)
         if not files:
             raise DataError(f"{archive} is empty.")
@@ -296,7 +326,10 @@ def zip_entries(opened: zipfile.ZipFile, archive: Path, limits: Limits) -> list[
         raise DataError(f"{archive} is damaged: it says {said} files and lists {len(infos)}.")
     files = []
     for info in infos:
+        if is_litter(info.filename):
+            continue
         check_name(info.filename, archive)
+        info.filename = as_path(info.filename)
         kind = (info.external_attr >> 16) & 0o170000
         if kind not in (0, 0o100000, 0o040000):
             raise DataError(f"{archive} holds {info.filename!r}, a link or device; refused.")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rib_harness.errors import DataError
 from rib_harness.images import ImageSet
+from rib_harness.pictures import named, undecodable
 
 #: Images that are decoded unless all are asked for.
 SAMPLE = 500
@@ -156,13 +157,13 @@ def _decode(
 def _look(images: ImageSet, index: int) -> tuple[str, bool, bool]:
     """What is wrong with a picture, whether it is all black, whether EXIF would turn it."""
     try:
-        raw = images.read(index)
-        rotated = raw.getexif().get(_ORIENTATION, 1) not in (0, 1)
+        with named(images.names[index]):
+            rotated = images.read(index).getexif().get(_ORIENTATION, 1) not in (0, 1)
         pixels: NDArray[np.uint8] = np.asarray(images.image(index))
     except DataError as error:
         return str(error), False, False
     except Exception as error:
-        return f"{images.names[index]}: {error}", False, False
+        return undecodable(images.names[index], error), False, False
     return "", not pixels.any(), rotated
 
 

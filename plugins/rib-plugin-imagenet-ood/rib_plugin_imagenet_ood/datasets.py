@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rib_harness import Archive, ConfigError, DataError, ImageSet, Location, fingerprint_of
+from rib_harness import Archive, Column, ConfigError, DataError, ImageSet, Location, fingerprint_of
+from rib_harness.pictures import as_rgb
 from rib_harness.progress import Progress
 from rib_plugin_imagenet_ood.forms import Rows, find, rows_of
 from rib_plugin_imagenet_ood.labels import classes_of, labels_of
@@ -34,9 +35,13 @@ class _Set:
 
     Args:
         at: a folder, an archive, or `hf:REPO`; None looks below the data root.
+        image: the column of pictures, or the suffix of a WebDataset's, where there are several.
+        label: likewise of the classes.
     """
 
     at: Location | None = None
+    image: Column | None = None
+    label: Column | None = None
 
     def published(self) -> Published:
         """The set with these options."""
@@ -57,8 +62,10 @@ class _Set:
 
     def open(self, root: Path | None) -> ImageSet:
         """Index the set: labels and digests, no picture is decoded."""
-        published = self.published()
-        return image_set(published, rows_of(published, self.locate(root)))
+        return image_set(self.published(), self._rows(root))
+
+    def _rows(self, root: Path | None) -> Rows:
+        return rows_of(self.published(), self.locate(root), self.image, self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,8 @@ class ShiftedImageNet(_Set):
     Args:
         name: which one.
         at: a folder, an archive, or `hf:REPO`; None looks below the data root.
+        image: the column of pictures, or the suffix of a WebDataset's, where there are several.
+        label: likewise of the classes.
         over: `own` lets the set's classes compete, as its authors do; `all` lets all 1000
             compete, and any class outside the set is a mistake.
     """
@@ -91,6 +100,8 @@ class ImageNet(_Set):
 
     Args:
         at: a folder, an archive, or `hf:REPO`; None looks below the data root.
+        image: the column of pictures, or the suffix of a WebDataset's, where there are several.
+        label: likewise of the classes.
         split: `val`, or `train` for a part of the training set.
         per_class: of the training set, images a class, chosen by a hash of their names; None
             takes 50.
@@ -115,7 +126,7 @@ class ImageNet(_Set):
             return super().open(root)
         published, per_class = self.published(), self.per_class or 50
         part = replace(published, images=1000 * per_class, per_class=per_class)
-        return image_set(part, rows_of(published, self.locate(root)), per_class)
+        return image_set(part, self._rows(root), per_class)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +135,8 @@ class ImageNetV2(_Set):
 
     Args:
         at: a folder, an archive, or `hf:REPO`; None looks below the data root.
+        image: the column of pictures, or the suffix of a WebDataset's, where there are several.
+        label: likewise of the classes.
         variant: which of its three samples; the suite's is `matched-frequency`.
     """
 
@@ -140,6 +153,7 @@ class ImageNetC(_Set):
 
     Args:
         at: a folder, or the folder that holds its tars; None looks below the data root.
+        image, label: of other sets; this one lies in folders.
         extra: also speckle_noise, gaussian_blur, spatter and saturate, which are not part of the
             15.
     """
@@ -172,6 +186,7 @@ class ImageNetCMade(ImageNetC):
 
     Args:
         at: a folder; None looks below the data root.
+        image, label: of other sets; this one lies in folders.
         extra: also speckle_noise, gaussian_blur, spatter and saturate.
     """
 
@@ -231,7 +246,7 @@ def image_set(published: Published, rows: Rows, per_class: int | None = None) ->
         source=source,
         group=group,
         cropped=published.cropped,
-        notes=tuple(_notes(published, labels, source)),
+        notes=(*_notes(published, labels, source), *rows.notes),
         expected=published.images,
         expected_per_class=published.per_class,
         location=rows.location,
@@ -318,7 +333,7 @@ class _Reader:
     def __call__(self, index: int) -> Image.Image:
         data = self.rows.source.read(int(self.chosen[index]))
         with Image.open(io.BytesIO(data)) as picture:
-            rgb = picture.convert("RGB")
+            rgb = as_rgb(picture)
         return without_red_border(rgb) if self.crop_border else rgb
 
 

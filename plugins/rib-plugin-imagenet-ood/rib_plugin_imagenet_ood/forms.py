@@ -9,18 +9,26 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from rib_harness import DataError
 from rib_harness.errors import nearest
-from rib_harness.files.hub import PREFIX, SPLITS, HubRows, is_saved_dataset
+from rib_harness.files.choose import LABELS, PICTURES, choose, told
+from rib_harness.files.hub import (
+    PREFIX,
+    SPLITS,
+    HubRows,
+    NoPicturesError,
+    is_saved_dataset,
+    pick_split,
+)
 from rib_harness.files.members import Members
-from rib_plugin_imagenet_ood.published import ALL_ARCHIVES, Published
-
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+from rib_harness.pictures import is_picture
+from rib_plugin_imagenet_ood.published import ALL_ARCHIVES, SOLUTION, Published
 
 
 class Source(Protocol):
@@ -52,6 +60,8 @@ class Rows:
         files: of each image its file name; empty where the form has none.
         source: what reads them.
         names: what the form says that the numbers stand for, if it says so.
+        answers: Kaggle's tables of the validation set's classes that lie among the files.
+        notes: what was chosen among several things, and what was left out.
     """
 
     form: str
@@ -61,6 +71,8 @@ class Rows:
     files: Sequence[str]
     source: Source
     names: Sequence[str] = ()
+    answers: Sequence[bytes] = ()
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -126,13 +138,24 @@ def find(published: Published, root: Path | None, at: str | None) -> str:
         for archive in published.archives[:1]
         for folder in (root / published.name, root)
     ]
+    there: list[Path] = []
     for place in folders:
+        # A folder of one that is there already says nothing new: `imagenet` above `imagenet/val`.
+        if any(_one_in_the_other(place, one) for one in there):
+            continue
         if place.is_dir() and (
             is_saved_dataset(place)
-            or _archives_in(place, published)
+            or _archives_in(place, published, [])
             or _has_pictures(place, published.skip)
         ):
-            return _not_another(published, str(place))
+            there.append(place)
+    if len(there) > 1:
+        raise DataError(
+            f"{' and '.join(map(str, there))} may both be the set. Name one: "
+            f"--data {published.name}:at={there[0]}"
+        )
+    if there:
+        return _not_another(published, str(there[0]))
     for place in files if not published.groups else ():  # C's lie together in a folder
         if place.is_file():
             return str(place)
@@ -141,37 +164,63 @@ def find(published: Published, root: Path | None, at: str | None) -> str:
     )
 
 
+def _one_in_the_other(one: Path, other: Path) -> bool:
+    one, other = one.resolve(), other.resolve()
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
 def _not_another(published: Published, location: str) -> str:
     """The location, unless its name, or that of what it links to, is another variant's."""
     for path in (Path(location), Path(location).resolve()):
         for other in published.skip:
-            if other.startswith("imagenetv2-") and path.name.startswith(other.split("-format")[0]):
+            if "-format" in other and path.name.startswith(other.split("-format")[0]):
                 raise DataError(f"{location} is {other}, not {published.folders[0]}.")
     return location
 
 
-def rows_of(published: Published, location: str) -> Rows:
+def rows_of(
+    published: Published, location: str, image: str | None = None, label: str | None = None
+) -> Rows:
     """The images at a location, in whichever form they are there.
 
+    Args:
+        image, label: the column, or the kind of a WebDataset's files, that holds pictures and
+            classes; None takes the one whose name says so.
+
     Raises:
-        DataError: none of the forms, or a damaged one.
+        DataError: none of the forms, a damaged one, or one that may be meant in two ways.
     """
-    if location.startswith(PREFIX) or is_saved_dataset(Path(location)):
-        return _hub(published, location)
-    place = Path(location)
+    place, notes = Path(location), list[str]()
+    if location.startswith(PREFIX) or is_saved_dataset(place):
+        try:
+            return _hub(published, location, image, label)
+        except NoPicturesError:  # a table beside pictures
+            if not _has_pictures(place, published.skip):
+                raise
     paths = [place]
     if place.is_dir() and not _has_pictures(place, published.skip):
-        paths = _archives_in(place, published) or paths
+        paths = _archives_in(place, published, notes) or paths
     members = Members(paths, published.skip)
-    chosen = [i for i, name in enumerate(members.names) if _is_image(name)]
+    names = members.names
+    chosen = [i for i, name in enumerate(names) if is_picture(name)]
     if not chosen:
         raise DataError(f"{place} holds no images.")
-    if any(name.endswith(".cls") for name in members.names):
-        return _webdataset(members, location, chosen)
-    return _layout(published, members, location, chosen)
+    labelled = {_sample_of(name)[0] for name in names if name.lower().endswith(".cls")}
+    asked = [f"{k}={v}" for k, v in (("image", image), ("label", label)) if v is not None]
+    kinds = {_sample_of(name)[1] for name in names} if asked else set()
+    if kinds.intersection((image, label)) or (
+        labelled and any(_sample_of(names[i])[0] in labelled for i in chosen)
+    ):
+        return _webdataset(members, location, chosen, image, label, notes)
+    if asked:
+        raise DataError(
+            f"{location}: {', '.join(asked)} names a column, or a kind of a WebDataset's files as "
+            "jpg of KEY.jpg; here are files in folders of classes."
+        )
+    return _layout(published, members, location, chosen, notes)
 
 
-def _archives_in(folder: Path, published: Published) -> list[Path]:
+def _archives_in(folder: Path, published: Published, notes: list[str]) -> list[Path]:
     """The set's own archives in a folder, else the shards of a WebDataset."""
     official = [folder / a.name for a in published.archives if a.images]
     there = [path for path in official if path.is_file()]
@@ -188,12 +237,13 @@ def _archives_in(folder: Path, published: Published) -> list[Path]:
         if path.is_file() and path.name not in others and not path.name.startswith(".")
     )
     of_split = {path: _splits_in(path.relative_to(folder)) & SPLITS for path in shards}
-    if any(of_split.values()):
-        for split in published.splits:
-            if chosen := [path for path in shards if split in of_split[path]]:
-                return chosen
+    splits = sorted(set().union(*of_split.values()))
+    if not splits:
+        return shards
+    if not set(splits) & set(published.splits):
         return []
-    return shards
+    split = pick_split(splits, published.splits, str(folder), notes)
+    return [path for path in shards if split in of_split[path]]
 
 
 def _splits_in(path: Path) -> set[str]:
@@ -204,17 +254,15 @@ def _splits_in(path: Path) -> set[str]:
 def _has_pictures(folder: Path, skip: Collection[str]) -> bool:
     """Whether there is a picture below a folder; looks until the first."""
     for _, folders, files in os.walk(folder, followlinks=True):
-        if any(_is_image(name) for name in files):
+        if any(is_picture(name) for name in files):
             return True
         folders[:] = [f for f in folders if f not in skip and not f.startswith(".")]
     return False
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
-
-
-def _layout(published: Published, members: Members, location: str, chosen: list[int]) -> Rows:
+def _layout(
+    published: Published, members: Members, location: str, chosen: list[int], notes: list[str]
+) -> Rows:
     """CLASS/FILE or CORRUPTION/SEVERITY/CLASS/FILE, below any wrapping folder."""
     parts = [members.names[i].split("/") for i in chosen]
     groups = [""] * len(chosen)
@@ -242,51 +290,107 @@ def _layout(published: Published, members: Members, location: str, chosen: list[
         groups=groups,
         files=[part[-1] for part in parts],
         source=_Files(members, chosen),
+        answers=[
+            members.read(i)
+            for i, name in enumerate(members.names)
+            if name.rpartition("/")[2] == SOLUTION
+        ],
+        notes=[*notes, *_left_out(members.names, chosen)],
     )
 
 
-def _webdataset(members: Members, location: str, chosen: list[int]) -> Rows:
-    """KEY.jpg beside KEY.cls, which holds the class as a number."""
-    names = members.names
-    labels = {
-        (members.part_of(i), name.removesuffix(".cls")): i
+def _left_out(names: Sequence[str], chosen: Sequence[int]) -> list[str]:
+    """A note of the files that lie where pictures do, and are none by their names."""
+    if len(names) == len(chosen):
+        return []
+
+    def level(name: str) -> tuple[int, list[str]]:
+        folders = name.split("/")[:-1]
+        return len(folders), folders[:-1]
+
+    pictures, levels = set(chosen), {str(level(names[i])) for i in chosen}
+    suffixes = Counter(
+        PurePosixPath(name).suffix.lower()
         for i, name in enumerate(names)
-        if name.endswith(".cls")
-    }
+        if i not in pictures and str(level(name)) in levels
+    )
+    listed = [
+        f"{n:,} {suffix}" if re.fullmatch(r"\.\w+", suffix) else f"{n:,} without a suffix"
+        for suffix, n in sorted(suffixes.items(), key=lambda one: (-one[1], one[0]))
+    ]
+    return [f"left out, as no pictures by their names: {', '.join(listed)}"] if listed else []
+
+
+def _sample_of(name: str) -> tuple[str, str]:
+    """Key and kind of a WebDataset's file: a key ends at the first dot of the file's name.
+
+    >>> _sample_of("a/x.seg.PNG")
+    ('a/x', 'seg.png')
+    """
+    folder, slash, file = name.rpartition("/")
+    key, _, kind = file.partition(".")
+    return f"{folder}{slash}{key}", kind.lower()
+
+
+def _webdataset(
+    members: Members,
+    location: str,
+    chosen: list[int],
+    image: str | None,
+    label: str | None,
+    notes: list[str],
+) -> Rows:
+    """KEY.jpg beside KEY.cls, which holds the class as a number."""
+    samples = [_sample_of(name) for name in members.names]
+    keys = [(members.part_of(i), key) for i, (key, _) in enumerate(samples)]
+    kinds = sorted({samples[i][1] for i in chosen})
+    # Shards may have some pictures as jpg and others as png; both of one key are two pictures.
+    taken = {kind for kind in kinds if PICTURES.is_usual(kind)}
+    of_key = Counter(keys[i] for i in chosen if samples[i][1] in taken)
+    if image is not None or not taken or max(of_key.values()) > 1:
+        taken = {choose(PICTURES, kinds, image, location)}
+    left = Counter(samples[i][1] for i in chosen if samples[i][1] not in taken)
+    chosen = [i for i in chosen if samples[i][1] in taken]
+
+    others = sorted({kind for _, kind in samples} - set(kinds))
+    classes_of = [kind for kind in others if kind.split(".")[-1] == "cls"]
+    kind = choose(LABELS, others if label is not None else classes_of, label, location)
+    notes += told(LABELS, kind, classes_of)
+    labels = {keys[i]: i for i, (_, of) in enumerate(samples) if of == kind}
+    bare = len(set(labels) - {keys[i] for i in chosen})
+    if left:
+        listed = ", ".join(f"{n:,} .{one}" for one, n in left.items())
+        notes.append(f"pictures of .{', .'.join(sorted(taken))}; left out: {listed}")
+    if bare:
+        notes.append(f"{bare:,} of {len(labels):,} labels have no picture")
     classes = []
     for i in chosen:
-        # A key ends at the first dot of the file's name (`x.seg.png` belongs to `x`).
-        folder, slash, file = names[i].rpartition("/")
-        key = f"{folder}{slash}{file.partition('.')[0]}"
-        label = labels.get((members.part_of(i), key))
-        if label is None:
-            raise DataError(f"{members.where(i)} has no {key}.cls beside it.")
-        text = members.read(label).decode("ascii", "replace").strip()
+        at = labels.get(keys[i])
+        if at is None:
+            raise DataError(f"{members.where(i)} has no {samples[i][0]}.{kind} beside it.")
+        text = members.read(at).decode("ascii", "replace").strip()
         if not text.isdigit():
-            raise DataError(f"{members.where(label)}: expected a class number, got {text[:20]!r}.")
+            raise DataError(f"{members.where(at)}: expected a class number, got {text[:20]!r}.")
         classes.append(int(text))
     return Rows(
         form="webdataset",
         location=location,
         classes=classes,
         groups=[""] * len(chosen),
-        files=[names[i].rpartition("/")[2] for i in chosen],
+        files=[members.names[i].rpartition("/")[2] for i in chosen],
         source=_Files(members, chosen),
+        notes=notes,
     )
 
 
-def _hub(published: Published, location: str) -> Rows:
-    """Rows with an image and a class: `wnid`, or a number in `label` or `cls`."""
+def _hub(published: Published, location: str, image: str | None, label: str | None) -> Rows:
+    """Rows with an image and a class: a WNID, or a number."""
     if published.groups:
         raise DataError(f"{location}: no copy of {published.name} on the Hub is known.")
-    rows = HubRows(location, published.splits)
+    rows = HubRows(location, published.splits, image)
     names: Sequence[str] = ()
     classes: Sequence[Any]
-    column = next((c for c in ("wnid", "label", "cls") if c in rows.features), None)
-    if column is None:
-        raise DataError(
-            f"{location} has no column wnid, label or cls. Its columns: {', '.join(rows.features)}."
-        )
+    column = rows.label_column(label)
     classes = rows.column(column)
     missing = next((i for i, one in enumerate(classes) if one is None), None)
     if missing is not None:
@@ -303,4 +407,5 @@ def _hub(published: Published, location: str) -> Rows:
         files=rows.names,
         source=_HubRows(rows),
         names=names,
+        notes=rows.notes,
     )

@@ -67,12 +67,14 @@ def labels_of(published: Published, rows: Rows) -> NDArray[np.int64]:
     if isinstance(rows.classes[0], int):
         return _from_numbers(published, rows, classes)
     named: Sequence[str] = [str(one) for one in rows.classes]
-    if not any(named):
-        named = _from_devkit(published, rows)
-    place = {one.folder: i for i, one in enumerate(classes)}
+    by_folder = {one.folder: i for i, one in enumerate(classes)}
     if published.name == OBJECTNET.name:
         # 200 of its 313 classes are not ImageNet's.
-        return np.array([place.get(name, -1) for name in named], dtype=np.int64)
+        return np.array([by_folder.get(name, -1) for name in named], dtype=np.int64)
+    if len(set(named)) == 1 and named[0] not in by_folder | _by_wnid(classes):
+        named = _of_flat_files(published, rows) or named
+    places = (by_folder, _by_wnid(classes))
+    place = next((one for one in places if all(name in one for name in named)), by_folder)
     wrong = next((i for i, name in enumerate(named) if name not in place), None)
     if wrong is not None:
         raise DataError(
@@ -83,21 +85,23 @@ def labels_of(published: Published, rows: Rows) -> NDArray[np.int64]:
     return np.array([place[name] for name in named], dtype=np.int64)
 
 
-def _from_devkit(published: Published, rows: Rows) -> list[str]:
-    """Classes of the flat files of the validation set."""
-    from rib_plugin_imagenet_ood.devkit import ground_truth
+def _by_wnid(classes: tuple[SetClass, ...]) -> dict[str, int]:
+    """WNID → place, for the classes of one id: V2 was published with these folders as well."""
+    known = imagenet_classes()
+    return {known[one.ids[0]].wnid: i for i, one in enumerate(classes) if len(one.ids) == 1}
 
-    numbers = [re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", file) for file in rows.files]
-    if published.name != "imagenet" or not all(numbers):
+
+def _of_flat_files(published: Published, rows: Rows) -> list[str]:
+    """Classes of files that lie in no folders of classes; none where nothing says them."""
+    from rib_plugin_imagenet_ood.devkit import is_flat_val, wnids_of_names, wnids_of_val
+
+    if wnids := wnids_of_names(rows.files):
+        return wnids
+    if published.name == "imagenet" and is_flat_val(rows.files):
+        return wnids_of_val(rows.files, Path(rows.location), rows.answers)
+    if not any(rows.classes):
         raise DataError(f"{rows.location}: its files do not lie in folders of classes.")
-    wnids = ground_truth(Path(rows.location))
-    known = {f"{i:08d}": wnid for i, wnid in enumerate(wnids, start=1)}
-    for found in numbers:
-        if found and found.group(1) not in known:
-            raise DataError(
-                f"{rows.location}: the development kit has no class for {found.group()}."
-            )
-    return [known[found.group(1)] for found in numbers if found]
+    return []
 
 
 def _from_numbers(
@@ -136,7 +140,7 @@ def _from_names(
     by_id = {str(one.ids[0]): i for i, one in enumerate(classes) if len(one.ids) == 1}
     if published.name == OBJECTNET.name and set(by_folder) <= set(rows.names):
         return np.array([by_folder.get(name, -1) for name in rows.names], dtype=np.int64)
-    for table in (by_folder, by_id):
+    for table in (by_folder, by_id, _by_wnid(classes)):
         if all(name in table for name in rows.names):
             return np.array([table[name] for name in rows.names], dtype=np.int64)
     if len(rows.names) != len(classes):

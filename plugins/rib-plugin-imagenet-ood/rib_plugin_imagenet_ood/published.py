@@ -34,7 +34,7 @@ class Published:
         per_class: likewise in each class (and group), where these are equal.
         classes: how many classes.
         subset: letter of its classes in `classes.tsv`; empty for all 1000.
-        numbered: whether the class folders are ids instead of WNIDs.
+        numbered: whether the class folders are ids; WNIDs are taken too.
         from_val: whether its images are versions of ImageNet's validation photographs.
         groups: subfolders `corruption/severity`.
         cropped: side of its pictures, where they are crops already.
@@ -100,6 +100,9 @@ DEVKIT = Archive(
     unpack=False,
     images=False,
 )
+#: Kaggle's table of the validation set's classes, which lies beside its folder `ILSVRC`.
+SOLUTION = "LOC_val_solution.csv"
+
 _LOGIN = "Log in on https://image-net.org and fetch it from the ILSVRC 2012 page."
 
 
@@ -128,7 +131,12 @@ def v2(variant: str) -> Published:
         per_class=10,
         numbered=True,
         reference=f"imagenet-v2:variant={variant}" if variant != V2_VARIANTS[0] else "",
-        skip=tuple(f"imagenetv2-{v}-format-val" for v in V2_VARIANTS if v != variant),
+        skip=tuple(
+            f"{name}-{v}-format-val"
+            for v in V2_VARIANTS
+            if v != variant
+            for name in ("imagenetv2", "imagenet")
+        ),
         splits=("test", "validation", "train"),
     )
 
