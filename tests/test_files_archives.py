@@ -281,6 +281,56 @@ def test_a_name_that_leads_astray_is_refused_in_a_zip(tmp_path: Path, how: str, 
 
 
 @both
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_unusual_text_in_a_name_is_kept(tmp_path: Path, how: str, kind: str) -> None:
+    """A space that does not break, one without width, joiners, a mark of order, a private sign."""
+    names = ["a\u00a0b", "n/a\u200bb", "n/a\u200db", "\ufeffa", "e\u0301", "\ue000"]
+    files = {name: name.encode() for name in names}
+    if kind == "tar":
+        archive = tarred(tmp_path, *(entry(*file) for file in files.items()))
+    else:
+        archive = zipped(tmp_path, *files.items())
+    assert contents(how, archive) == files
+
+
+@both
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_backslashes_stand_between_folders_where_there_is_no_slash(
+    tmp_path: Path, how: str, kind: str
+) -> None:
+    """Info-ZIP's rule, as programs for Windows write zips; else it is a letter, as on Unix."""
+    files = {"val\\n1\\a": b"1", "val\\n2\\b": b"2", "val/n2/c\\d": b"3"}
+    if kind == "tar":
+        archive = tarred(tmp_path, *(entry(*file) for file in files.items()))
+    else:
+        archive = zipped(tmp_path, ("val\\", b""), ("val\\n1\\", b""), *files.items())
+    expected = {"val/n1/a": b"1", "val/n2/b": b"2", "val/n2/c\\d": b"3"}
+    assert contents(how, archive) == expected
+
+
+@both
+def test_one_file_with_slashes_and_with_backslashes_is_there_twice(
+    tmp_path: Path, how: str
+) -> None:
+    refused(how, tarred(tmp_path, entry("a\\b", b"1"), entry("a/b", b"2")), "twice")
+    refused(how, zipped(tmp_path, ("a\\b", b"1"), ("a/b", b"2")), "twice")
+
+
+@both
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("folder_", ["", "n1/", "../", "/x/", "n1\\"])
+def test_the_icon_of_a_folder_that_macos_packs_is_left_out(
+    tmp_path: Path, how: str, kind: str, folder_: str
+) -> None:
+    icon = (f"{folder_}Icon\r", b"icon" * 300)
+    if kind == "tar":
+        archive = tarred(tmp_path, entry("a", b"1"), entry(*icon), entry("b", b"2"))
+    else:
+        archive = zipped(tmp_path, ("a", b"1"), icon, ("b", b"2"))
+    assert contents(how, archive) == {"a": b"1", "b": b"2"}
+
+
+@both
 def test_a_folder_that_leads_astray_is_refused(tmp_path: Path, how: str) -> None:
     refused(how, tarred(tmp_path, entry("../x", kind=tarfile.DIRTYPE)), "refused")
     refused(how, zipped(tmp_path, ("../x/", b"")), "refused")

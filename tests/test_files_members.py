@@ -552,16 +552,32 @@ def test_a_broken_link_or_a_pipe_is_a_clear_error(tmp_path: Path) -> None:
         Members([place])
 
 
-@pytest.mark.parametrize("what", ["file", "folder"])
-def test_a_name_in_a_folder_that_is_not_utf8_is_refused(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("name", [b"b\xff.jpg", b"b\xff/c.PNG", b"b\xff", b"b\xff/c"])
+def test_a_pictures_name_that_is_not_utf8_is_refused_and_another_files_left_out(
+    tmp_path: Path, name: bytes
+) -> None:
     place = folder_of(tmp_path / "set", {"a": b"1"})
-    odd = Path(os.fsdecode(os.fsencode(place) + b"/b\xff"))
+    odd = Path(os.fsdecode(os.fsencode(place) + b"/" + name))
     try:
-        folder_of(odd, {"c": b"2"}) if what == "folder" else odd.write_bytes(b"2")
+        odd.parent.mkdir(exist_ok=True)
+        odd.write_bytes(b"2")
     except OSError:
         pytest.skip("this file system has only names in UTF-8")
-    with pytest.raises(DataError, match=r"b\\udcff.*not UTF-8"):
-        digests(Members([place]))
+    if name.lower().endswith((b"jpg", b"png")):
+        with pytest.raises(DataError, match=r"b\\udcff.*not UTF-8; rename it"):
+            Members([place])
+    else:
+        assert Members([place]).names == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "a\u00a0b.jpg", "a\u202eb.jpg", "a\x1b[2J.jpg"])
+def test_any_name_in_utf8_is_read_in_a_folder(tmp_path: Path, name: str) -> None:
+    """An archive with a control or a turned direction is refused as a whole; a disk has many."""
+    place = folder_of(tmp_path / "set", {name: b"1"})
+    for _ in range(2):  # from the disk, then with what was kept
+        members = Members([place])
+        assert members.names == [name]
+        assert digests(members) == {name: hashlib.sha256(b"1").hexdigest()}
 
 
 # --- reading ---------------------------------------------------------------------------------

@@ -50,13 +50,13 @@ def wnids_of_val(files: Sequence[str], near: Path, tables: Sequence[bytes]) -> l
         known = enumerate(ground_truth(near), start=1)
         answers.append(("the development kit", {f"ILSVRC2012_val_{i:08d}": w for i, w in known}))
     wnids = []
-    for name in (Path(file).stem for file in files):
-        said = {table.get(name): what for what, table in answers}
+    for file in files:
+        said = {table.get(Path(file).stem): what for what, table in answers}
         if None in said:
-            raise DataError(f"{near}: {said[None]} has no class for {name}.")
+            raise DataError(f"{near}: {said[None]} has no class for {file}.")
         if len(said) > 1:
             listed = ", ".join(f"{wnid} by {what}" for wnid, what in said.items())
-            raise DataError(f"{near}: {name} has two classes: {listed}. Move one away.")
+            raise DataError(f"{near}: {file} has two classes: {listed}. Move one away.")
         wnids.append(next(iter(said)) or "")
     return wnids
 

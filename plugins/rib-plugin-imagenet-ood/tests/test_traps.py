@@ -512,11 +512,6 @@ def test_one_file_name_in_all_groups_of_c_is_75_images(tmp_path: Path) -> None:
 # --- files -------------------------------------------------------------------------------------
 
 
-def sixteen_bits() -> bytes:
-    values = np.arange(40 * 30, dtype=np.uint16).reshape(30, 40) * 54
-    return encoded(Image.fromarray(values))
-
-
 def palette(transparent: bool) -> bytes:
     picture = photograph(40, 30).convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
     return (
@@ -541,7 +536,6 @@ FILES: dict[str, Callable[[], bytes]] = {
                                                       photograph(seed=1).convert("L")))),
     "grey alpha.png": lambda: encoded(photograph().convert("LA")),
     "one bit.png": lambda: encoded(photograph().convert("1")),
-    "16 bits.png": sixteen_bits,
     "lossless.webp": lambda: encoded(photograph(), "WEBP", lossless=True),
     "UPPER.JPG": lambda: encoded(photograph(), "JPEG"),
     "CASE.Jpeg": lambda: encoded(photograph(), "JPEG"),
@@ -554,7 +548,10 @@ FILES: dict[str, Callable[[], bytes]] = {
 def test_every_kind_of_file_gives_the_pixels_of_torchvisions_loader(
     name: str, form: str, tmp_path: Path
 ) -> None:
-    """An EXIF rotation is not applied: no published number does (`datasets` itself would)."""
+    """An EXIF rotation is not applied: no published number does (`datasets` itself would).
+
+    16 bits, which that loader cuts off, are in the core's `test_pictures.py`.
+    """
     data = FILES[name]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of Pillow, on transparent palettes
