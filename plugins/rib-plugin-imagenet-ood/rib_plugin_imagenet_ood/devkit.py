@@ -42,10 +42,10 @@ def wnids_of_val(files: Sequence[str], near: Path, tables: Sequence[bytes]) -> l
     Raises:
         DataError: neither, a damaged one, both and they differ, or a file that they do not know.
     """
-    answers = [(SOLUTION, _kaggle(table, SOLUTION)) for table in tables]
+    answers = [(SOLUTION, _kaggle(inside, SOLUTION)) for inside in tables]
     for folder in list(near.absolute().parents)[:5]:
-        if (file := folder / SOLUTION).is_file():
-            answers.append((str(file), _kaggle(file.read_bytes(), str(file))))
+        if (table := folder / SOLUTION).is_file():
+            answers.append((str(table), _kaggle(table.read_bytes(), str(table))))
     if _kit(near) is not None or not answers:
         known = enumerate(ground_truth(near), start=1)
         answers.append(("the development kit", {f"ILSVRC2012_val_{i:08d}": w for i, w in known}))

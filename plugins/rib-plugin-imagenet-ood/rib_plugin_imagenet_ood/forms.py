@@ -205,14 +205,12 @@ def rows_of(
     chosen = [i for i, name in enumerate(names) if is_picture(name)]
     if not chosen:
         raise DataError(f"{place} holds no images.")
-    labelled = {_sample_of(name)[0] for name in names if name.lower().endswith(".cls")}
-    asked = [f"{k}={v}" for k, v in (("image", image), ("label", label)) if v is not None]
-    kinds = {_sample_of(name)[1] for name in names} if asked else set()
-    if kinds.intersection((image, label)) or (
-        labelled and any(_sample_of(names[i])[0] in labelled for i in chosen)
-    ):
+    end = ".cls" if label is None else f".{label}".lower()
+    classes = [name for name in names if name.lower().endswith(end) and not is_picture(name)]
+    labelled = {_sample_of(name)[0] for name in classes}
+    if labelled and any(_sample_of(names[i])[0] in labelled for i in chosen):
         return _webdataset(members, location, chosen, image, label, notes)
-    if asked:
+    if asked := [f"{k}={v}" for k, v in (("image", image), ("label", label)) if v is not None]:
         raise DataError(
             f"{location}: {', '.join(asked)} names a column, or a kind of a WebDataset's files as "
             "jpg of KEY.jpg; here are files in folders of classes."
@@ -310,15 +308,13 @@ def _left_out(names: Sequence[str], chosen: Sequence[int]) -> list[str]:
 
     pictures, levels = set(chosen), {str(level(names[i])) for i in chosen}
     suffixes = Counter(
-        PurePosixPath(name).suffix.lower()
+        suffix if re.fullmatch(r"\.\w+", suffix) else "without a suffix"
         for i, name in enumerate(names)
         if i not in pictures and str(level(name)) in levels
+        for suffix in [PurePosixPath(name).suffix.lower()]
     )
-    listed = [
-        f"{n:,} {suffix}" if re.fullmatch(r"\.\w+", suffix) else f"{n:,} without a suffix"
-        for suffix, n in sorted(suffixes.items(), key=lambda one: (-one[1], one[0]))
-    ]
-    return [f"left out, as no pictures by their names: {', '.join(listed)}"] if listed else []
+    listed = ", ".join(f"{n:,} {suffix}" for suffix, n in suffixes.most_common())
+    return [f"left out, as no pictures by their names: {listed}"] if listed else []
 
 
 def _sample_of(name: str) -> tuple[str, str]:

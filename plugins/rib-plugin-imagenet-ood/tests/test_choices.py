@@ -362,8 +362,9 @@ def test_the_option_is_not_ignored_where_there_is_nothing_to_choose(
     option: str, tmp_path: Path
 ) -> None:
     at = files(tmp_path / "x", {f"{TENCH}/a.png": BLUE})
-    with pytest.raises(DataError, match=f"{option}=thumb names a column"):
-        opened(at, **{option: "thumb"})
+    for value in ("thumb", "png"):
+        with pytest.raises(DataError, match=f"{option}={value} names a column"):
+            opened(at, **{option: value})
 
 
 # --- names -------------------------------------------------------------------------------------
