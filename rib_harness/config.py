@@ -108,6 +108,7 @@ class RunConfig(_Settings):
     accept_license: tuple[str, ...] = ()  #: sources whose licence forbids to tune a model on them
     expect: dict[str, str] = Field(default_factory=dict)  #: known A_pre: dataset → % or K/N
     allow_mismatch: bool = False  #: go on where the untouched backbone misses a known answer
+    allow_full_disk: bool = False  #: begin where the disk has too little room for all steps
     offline: bool = False  #: never use the network
     store: Path = Path("rib-store")
     data_root: Path | None = None

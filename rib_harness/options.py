@@ -37,13 +37,11 @@ REQUIRED = "<required>"
 #: of this type is in no key, since the images' fingerprint is.
 Location = str
 
-<<<<<<< HEAD
-#: References that may stand in one reference: each is read, bound and planned inside another.
-DEEPEST = 64
-=======
 #: Which column (of a table) or kind of file is meant where a place holds several. In no key either.
 Column = str
->>>>>>> fb0503c (Where several things may be meant, the one whose name says so is taken and told, or none: columns, WebDataset kinds, splits; layouts, names and 16-bit pictures as people have them)
+
+#: References that may stand in one reference: each is read, bound and planned inside another.
+DEEPEST = 64
 
 #: `hf:` and its like; a single letter would be a drive.
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")

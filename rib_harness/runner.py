@@ -23,6 +23,7 @@ import tomli_w
 
 from rib_harness.catalog import Bound, Catalog, guarded, load_catalog
 from rib_harness.config import RunConfig, check_requirements, make_config
+from rib_harness.disk import check_disk, needed
 from rib_harness.errors import (
     ConfigError,
     DivergedError,
@@ -297,6 +298,7 @@ class _Walk:
         missing = self.plan.missing
         for step in missing:
             self.pretrained(step.backbone)
+        self.check_disk(missing)
         baselines = [step for step in missing if step.is_baseline]
         answers = self.plan.expected
         told = [s for s in baselines if s.dataset.name in answers[s.backbone.bound.id]]
@@ -312,6 +314,7 @@ class _Walk:
         # Every picture is decoded before any training starts: a broken one is told now.
         for step in missing:
             self.pixels(step)
+        self.check_disk(missing)  # again: packs may have taken what the store needs
         self.evaluate([step for step in missing if step.is_baseline and step not in told])
         for step in missing:
             if step.kind == "finetune":
@@ -329,6 +332,17 @@ class _Walk:
             if step.kind == "features" and self.has_model(step):
                 self.attempt([step], lambda step=step: self.describe(step))
         return [self.explain(*one, tried=i < MISSES_TRIED) for i, one in enumerate(missed)]
+
+    def check_disk(self, steps: Sequence[Step]) -> None:
+        """Raise where the disk has no room for what is still missing."""
+        if self.session.config.allow_full_disk:
+            return
+
+        def weights(backbone: PlannedBackbone) -> int:
+            return sum(one.nbytes for one in self.pretrained(backbone).state_dict().values())
+
+        left = (step for step in steps if self.store.done(step.key) is None)
+        check_disk(self.store.path, needed(left, weights))
 
     def explain(self, step: Step, miss: Miss, *, tried: bool) -> Miss:
         """Try the usual causes; what goes wrong in that hides no miss."""

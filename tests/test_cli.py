@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections import namedtuple
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -247,6 +248,39 @@ def test_plan_and_dry_run_compute_nothing(capsys: pytest.CaptureFixture[str]) ->
     assert not Path("store").exists()
 
 
+def test_the_plan_says_how_much_disk_is_needed(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Source: the files that the run wrote."""
+    arguments = [*SMALL[:-1], "empty", "-m", "ft", "-m", "wise-ft:alpha=0.25"]
+    call("plan", *arguments, "--json")
+    disk = json.loads(capsys.readouterr().out)["disk"]
+    written = sum(path.stat().st_size for path in store.glob("steps/*/model.safetensors"))
+    assert disk["checkpoints"] == pytest.approx(written, rel=0.05)
+    assert 2 * written / 4 < disk["fits"] < 2 * written  # one fit, twice, with its momentum
+    assert disk["packs"] == 3 * 32**2 * (10 + 14 + 22)
+    assert disk["scores"] > 0
+    call("plan", *arguments)
+    assert (
+        "disk: about 2.4 MB in the store (checkpoints 1.2 MB, fits 1.2 MB, scores 7.4 kB)"
+        in capsys.readouterr().out
+    )
+    call("plan", *arguments[:-5], str(store), *arguments[-4:], "--json")
+    assert set(json.loads(capsys.readouterr().out)["disk"].values()) == {0}
+
+
+def test_a_run_that_does_not_fit_says_so_before_it_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("rib_harness.disk.shutil.disk_usage", lambda _: usage(9, 9, 54_000))
+    call("run", *SMALL, "-m", "ft", expect=1)
+    err = capsys.readouterr().err
+    assert re.search(r"still needs about 1\.\d MB in the store store \(checkpoints 5\d\d", err)
+    assert "its disk has 54.0 kB free" in err
+    assert list(Path("store/steps").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -405,14 +439,16 @@ def test_a_full_disk_is_a_clear_error_and_the_store_stays_whole() -> None:
     if not mounted:
         pytest.skip("may not mount a file system here")
     try:
-        running = child("run", *SMALL[:-1], "disk/store", "-m", "ft", RIB_SAVE_EVERY="1000")
+        arguments = ["run", *SMALL[:-1], "disk/store", "-m", "ft"]
+        _, err = child(*arguments).communicate(timeout=300)
+        assert "still needs about" in err and "kB free" in err
+        running = child(*arguments, "--allow-full-disk", RIB_SAVE_EVERY="1000")
         _, err = running.communicate(timeout=300)
         assert running.returncode == 1, err
         assert "is full" in err
         assert "Traceback" not in err
         subprocess.run(["mount", "-o", "remount,size=20m", "disk"], check=True)
-        arguments = [*SMALL[:-1], "disk/store", "-m", "ft"]
-        assert cli._code(["run", *arguments]) == 0
+        assert cli._code(arguments) == 0
     finally:
         subprocess.run(["umount", "disk"], check=False)
 

@@ -125,6 +125,7 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "limit": ("3", "limit", 3),
     "expect": ("imagenet=78.5 imagenet-a=3/9", "expect", {"imagenet": "78.5", "imagenet-a": "3/9"}),
     "allow-mismatch": ("1", "allow_mismatch", True),
+    "allow-full-disk": ("1", "allow_full_disk", True),
     "offline": ("1", "offline", True),
     "accept-license": ("objectnet", "accept_license", ("objectnet",)),
     "store": ("results", "store", Path("results")),

@@ -63,6 +63,8 @@ _RUN = [
                 "a miss stops the run. Repeatable.  [default: published accuracies]"),
     option("--allow-mismatch", is_flag=True, default=None,
            help="Go on where the untouched backbone misses a known answer."),
+    option("--allow-full-disk", is_flag=True, default=None,
+           help="Begin though the disk has too little room for all steps."),
     option("--offline", is_flag=True, default=None, help="Never use the network."),
     option("--config", "-c", type=UserPath(dir_okay=False),
            help="TOML file with any of these settings; options win over it."),

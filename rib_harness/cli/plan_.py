@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def command(config: RunConfig, as_json: bool) -> None:
     """Show which steps a run needs, which are done, and how much is left. Computes nothing."""
     from rib_harness.cli.show_progress import RichProgress
+    from rib_harness.disk import needed
     from rib_harness.runner import open_session
 
     with RichProgress() as progress:
@@ -32,6 +33,7 @@ def command(config: RunConfig, as_json: bool) -> None:
             "suite": plan.suite.spec.name,
             "steps": [step.to_json() for step in plan.steps],
             "totals": plan.totals(),
+            "disk": needed(plan.missing),
             "notes": list(plan.notes),
         }
         echo(json.dumps(document, indent=1))
@@ -40,7 +42,11 @@ def command(config: RunConfig, as_json: bool) -> None:
 
 
 def print_plan(plan: Plan) -> None:
-    """The steps as a table, and the totals."""
+    """The steps as a table, the totals, and the disk that they need."""
+    from rich.filesize import decimal
+
+    from rib_harness.disk import IN_STORE, described, needed
+
     shown = table("step", "key", "", "images", "updates", right=("images", "updates"))
     for step in plan.steps:
         shown.add_row(
@@ -58,3 +64,9 @@ def print_plan(plan: Plan) -> None:
         f"{totals['steps']} steps, {totals['done']} done; left: {totals['updates']:,} updates, "
         f"{totals['images']:,} images to score"
     )
+    needs = needed(plan.missing)
+    if plan.missing:
+        total = sum(needs[name] for name in IN_STORE)
+        line = f"disk: about {decimal(total)} in the store ({described(needs)})"
+        packs = f", up to {decimal(needs['packs'])} of decoded images in the cache"
+        echo(line + packs * bool(needs["packs"]))

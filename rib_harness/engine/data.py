@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rib_harness.cache import cache_dir
+from rib_harness.disk import pack_limit
 from rib_harness.engine.packs import DamagedPackError, Pack, write_pack
 from rib_harness.errors import ConfigError, DataError
 from rib_harness.images import ImageSet, Preprocess
@@ -31,10 +32,6 @@ from rib_harness.images import ImageSet, Preprocess
 log = logging.getLogger("rib_harness.data")
 
 Advance = Callable[[int], None]
-
-#: Sets up to this size are packed; larger ones are decoded at each pass.
-PACK_LIMIT_GIB = 8.0
-
 
 #: Pictures of a pack that are compared with the set's own each time the pack is used.
 COMPARED = 5
@@ -115,10 +112,9 @@ class Pixels:
         self.origin = dict(origin or {})
         self.workers = workers or os.cpu_count() or 1
         size = len(images) * 3 * preprocess.size**2
-        limit = _pack_limit() * 2**30
         self.packed: _Packed | None = None  # one for all parts of the set
         self.rows: NDArray[np.int64] | None = None  # of the pack, for a part of the set
-        if size <= limit if pack is None else pack:
+        if size <= pack_limit() if pack is None else pack:
             self.packed = self._pack(advance, repacked)
 
     def __len__(self) -> int:
@@ -248,14 +244,6 @@ class _Packed:
             log.warning("%s; its pictures are decoded again", error)
         self.pack = self.make()
         return None if self.pack is None else self.pack.take(rows)
-
-
-def _pack_limit() -> float:
-    text = os.environ.get("RIB_PACK_LIMIT", "")
-    try:
-        return float(text) if text else PACK_LIMIT_GIB
-    except ValueError:
-        raise ConfigError([f"RIB_PACK_LIMIT: expected a number of GiB, got {text!r}."]) from None
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ class HubRows:
         return self._digests
 
     def _read_digests(self) -> list[str]:
-        with Readers() as pool:
+        with ThreadPoolExecutor() as pool:
             return list(
                 pool.map(lambda i: hashlib.sha256(self.read(i)).hexdigest(), range(len(self)))
             )
