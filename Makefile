@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PLUGINS := $(wildcard plugins/rib-plugin-*)
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test fast lint types docs clean chromium
+.PHONY: demo test fast faults lint types docs clean chromium
 
 # Versions are those of constraints.txt; `make CONSTRAINTS= …` takes the newest.
 CONSTRAINTS ?= -c constraints.txt
@@ -37,6 +37,10 @@ test: $(STAMP) chromium
 
 fast: $(STAMP)
 	$(PYTEST) -m "not slow"
+
+# Hundreds of faults on tiny runs, about ten minutes on two cores; CI runs a part of them.
+faults: $(STAMP)
+	$(BIN)/python tests/faults
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

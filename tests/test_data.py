@@ -113,6 +113,17 @@ def test_augmented_views_depend_on_seed_epoch_and_index_only(kind: str) -> None:
     assert not np.array_equal(read_all(pixels, in_order(30, 30), Augment(kind, 1, 1)), one)
 
 
+@pytest.mark.parametrize(("kind", "views"), [("flip", 2), ("crop-flip", 30)])
+def test_the_same_picture_at_another_index_has_a_view_of_its_own(kind: str, views: int) -> None:
+    """Of 30 copies about half are mirrored, and a random part is another each time."""
+    images = tiny_images(30)
+    pixels = Pixels(replace(images, read=lambda index: images.read(0)), TINY, pack=False)
+    seen = read_all(pixels, in_order(30, 30), Augment(kind, 0, 1))
+    assert len({view.tobytes() for view in seen}) > views / 2
+    mirrored = {view.tobytes() for view in seen} & {view[:, :, ::-1].tobytes() for view in seen}
+    assert kind == "crop-flip" or len(mirrored) == 2
+
+
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 128, 129])
 def test_an_epoch_has_each_image_once_and_no_batch_of_one(n: int) -> None:
     order = epoch_order(n, 64, [0, 0])

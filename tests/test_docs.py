@@ -411,3 +411,11 @@ def test_every_option_has_the_variable_that_the_page_says() -> None:
         else:
             assert option.envvar == "RIB_" + long[2:].replace("-", "_").upper()
     assert without == {"--version", "--yes", "--all"}
+
+
+def test_every_test_that_a_promise_names_is_there() -> None:
+    named = re.findall(r"`([\w/-]+\.py)::(\w+)`", (DOCS / "promises.md").read_text())
+    assert len(named) > 16
+    for file, test in named:
+        text = (DOCS.parent / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in text, f"{file}::{test}"

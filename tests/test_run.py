@@ -259,7 +259,12 @@ def test_versions_weights_pixels_and_class_maps_are_in_the_key() -> None:
         def open(self, root: Path | None) -> Any:
             return tiny_images(**{"seed": self.part, **(DATA if self.part == 1 else {})})
 
-    def keys(backbone_version: int = 1, data_version: int = 1, method_version: int = 1) -> set[str]:
+    def keys(
+        backbone_version: int = 1,
+        data_version: int = 1,
+        method_version: int = 1,
+        kind: str = "finetune",
+    ) -> set[str]:
         catalog = catalog_with(
             (BackboneSpec(name="tiny", target="", summary="", label_space=space, light=True,
                           version=backbone_version), Tiny),
@@ -270,7 +275,8 @@ def test_versions_weights_pixels_and_class_maps_are_in_the_key() -> None:
                        members=("tiny-1", "tiny-2"), backbone="tiny"), None),
         )  # fmt: skip
         config = RunConfig(suite="tiny-rib", method=("m",))
-        return checkpoints(make_plan(config, catalog, Store("store")))
+        plan = make_plan(config, catalog, Store("store"))
+        return {step.key for step in plan.steps if step.kind == kind}
 
     WEIGHTS, SIZE = "a", 8  # noqa: N806
     DATA: dict[str, Any] = {}  # noqa: N806
@@ -290,6 +296,19 @@ def test_versions_weights_pixels_and_class_maps_are_in_the_key() -> None:
         assert len(keys() & base) == 1, changed  # of the other member only
     DATA = {}  # noqa: N806
     assert keys() == base
+
+    # Of the scores before and after fine-tuning: 2 and 4.
+    scores = keys(kind="evaluate")
+    assert len(scores) == 6
+    assert not keys(kind="evaluate", backbone_version=2) & scores
+    assert not keys(kind="evaluate", data_version=2) & scores
+    assert len(keys(kind="evaluate", method_version=2) & scores) == 2
+    WEIGHTS = "b"  # noqa: N806
+    assert not keys(kind="evaluate") & scores
+    WEIGHTS, SIZE = "a", 9  # noqa: N806
+    assert not keys(kind="evaluate") & scores
+    SIZE, DATA = 8, {"seed": 7}  # noqa: N806
+    assert len(keys(kind="evaluate") & scores) == 2  # the other one before, and after itself
 
 
 @dataclass(frozen=True)
@@ -367,6 +386,37 @@ def test_a_method_that_diverges_is_never_scored() -> None:
         execute(open_session(config))
     matrix = collect(Store("store"))[0].matrix
     assert matrix.post == {"digits-a": {}, "digits-r": {}}
+
+
+def test_what_a_method_gives_is_looked_at_before_it_is_kept() -> None:
+    """No classifier, an architecture that nobody can rebuild, weights that are not finite."""
+
+    class Gives:
+        def __init__(self, what: str = "nothing"):
+            self.what = what
+
+        def finetune(self, task: Task) -> Any:
+            model = task.fit(task.pretrained.copy())
+            if self.what == "a wider head":
+                old = model.head
+                model.head = torch.nn.Linear(old.in_features, old.out_features + 1)
+            elif self.what == "nan":
+                next(model.parameters()).data.fill_(float("nan"))
+            return None if self.what == "nothing" else model
+
+    catalog = catalog_with((MethodSpec(name="gives", target="", summary=""), Gives))
+    said = {
+        "nothing": "gave NoneType, no Classifier",
+        "a wider head": "another architecture",
+        "nan": "DIVERGED, .* is not finite",
+    }
+    for what, text in said.items():
+        config = make_config(settings(method=f"gives:what={what}"))
+        with pytest.raises(PartialFailureError, match=text) as caught:
+            execute(open_session(config, catalog=catalog))
+        kinds = {key.partition("/")[0] for key in caught.value.failures}
+        assert kinds == {"finetune"}, what
+        assert caught.value.results[0].matrix.post == {"digits-a": {}, "digits-r": {}}
 
 
 def test_a_method_that_changes_the_pretrained_model_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,54 @@ def test_a_step_is_there_only_when_its_block_ended_well(store: Store) -> None:
     assert (done["id"], done["key"]) == ("x", a)
     assert (store.folder(a) / "data").read_text() == "whole"
     assert [key for key, _, _ in store.steps()] == [a]
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Inodes as they are synced, and names as they are given."""
+    events: list[Any] = []
+    sync = os.fsync
+
+    def fsync(handle: int) -> None:
+        sync(handle)
+        events.append(os.fstat(handle).st_ino)
+
+    def naming(name: str) -> None:
+        real = getattr(os, name)
+
+        def rename(old: Any, new: Any, **more: Any) -> None:
+            real(old, new, **more)
+            events.append(Path(new).name)
+
+        monkeypatch.setattr(os, name, rename)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    naming("rename")
+    naming("replace")
+    return events
+
+
+def test_the_disk_holds_every_file_of_a_step_before_the_step_has_its_name(
+    store: Store, order: list[Any]
+) -> None:
+    """Else a power cut leaves a step that says it is done, and whose files are empty."""
+    with store.writing("ab", {"a": 1}, {"id": "one"}) as folder:
+        (folder / SCORES).write_bytes(b"scores")
+    step = store.folder("ab")
+    named = order.index("ab")
+    before = {path.name: path.stat().st_ino for path in step.iterdir()}
+    assert set(before) == {SCORES, "step.json", "done.json"}
+    for name, inode in {**before, "the folder": step.stat().st_ino}.items():
+        assert inode in order[:named], name
+    assert step.parent.stat().st_ino in order[named:], "the name itself"
+
+
+def test_the_disk_holds_a_file_before_it_replaces_another(tmp_path: Path, order: list[Any]) -> None:
+    (tmp_path / "file").write_text("old")
+    write_atomically(tmp_path / "file", "new")
+    named = order.index("file")
+    assert (tmp_path / "file").stat().st_ino in order[:named]
+    assert tmp_path.stat().st_ino in order[named:]
 
 
 def test_half_a_step_is_never_a_result_and_is_replaced(store: Store) -> None:

@@ -33,6 +33,7 @@ os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="
 import world as worlds
 from judge import CANNOT, CLEAR, OTHER, SKIPPED, WHOLE, OtherError, SkippedError
 from kinds import KINDS
+from stored import ARTEFACTS
 from template import Template, prepare
 
 WORDS = (WHOLE, CLEAR, OTHER, CANNOT, SKIPPED)
@@ -62,16 +63,15 @@ def one(task: tuple[str, int]) -> tuple[str, int, str, str, str, float]:
     return name, seed, variant, outcome, why, time.monotonic() - begun
 
 
-def tasks_of(only: str | None, seed: int | None, count: int | None) -> list[tuple[str, int]]:
+def tasks_of(only: list[str], seed: int | None, count: int | None) -> list[tuple[str, int]]:
     """Which faults: each kind's own number, or so many in all, or one."""
-    if only is not None:
-        kind = KINDS[only]
-        return [(only, s) for s in ([seed] if seed is not None else range(kind.count))]
-    every = [(name, s) for name, kind in KINDS.items() for s in range(kind.count)]
+    if seed is not None:
+        return [(name, seed) for name in only]
+    every = [(name, s) for name in only for s in range(KINDS[name].count)]
     random.Random(0).shuffle(every)  # so that a part is of all kinds, and slow ones are spread
     if count is None or count >= len(every):
         return every
-    first = [(name, 0) for name in KINDS]
+    first = [(name, 0) for name in only]
     rest = [task for task in every if task not in first]
     return (first + rest)[:count]
 
@@ -100,12 +100,13 @@ def main() -> int:
         prog="python tests/faults", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--only", metavar="KIND", choices=list(KINDS), help=", ".join(KINDS))
+    parser.add_argument("--only", metavar="KIND", choices=list(KINDS), action="append",
+                        help="repeatable: " + ", ".join(KINDS))  # fmt: skip
     parser.add_argument("--seed", type=int, help="with --only: this fault alone")
     parser.add_argument("--count", type=int, help="so many faults, of all kinds")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 2))
     parser.add_argument("--flips", type=int, help="so many bits of each kind of artefact")
-    parser.add_argument("--artefact", help="with --flips: this kind alone")
+    parser.add_argument("--artefact", choices=ARTEFACTS, help="with --flips: this kind alone")
     parser.add_argument("--keep", type=Path, help="keep what was tried in this folder")
     given = parser.parse_args()
     keep = given.keep is not None
@@ -126,14 +127,14 @@ def main() -> int:
         if given.flips:
             from flips import flip_all
 
-            return flip_all(template, given.flips, given.artefact, root)
-        tasks = tasks_of(given.only, given.seed, given.count)
+            return flip_all(template, given.flips, given.artefact, root, given.jobs)
+        tasks = tasks_of(given.only or list(KINDS), given.seed, given.count)
         done = []
         with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
             for row in pool.imap_unordered(one, tasks):
                 done.append(row)
-                name, seed, variant, outcome, why, seconds = row
-                if outcome == OTHER or given.only:
+                name, _, variant, outcome, why, seconds = row
+                if outcome == OTHER or given.seed is not None:
                     sys.stderr.write(f"{outcome}: {name}: {variant} ({seconds:.1f} s)\n    "
                                      + why.replace("\n", "\n    ") + "\n")  # fmt: skip
         sys.stdout.write(table(done) + f"\n{time.monotonic() - begun:.0f} s\n")

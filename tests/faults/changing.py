@@ -177,7 +177,6 @@ def code_change(world: World, variant: str, rng: random.Random) -> str:
     shutil.copytree(HERE / "rib_plugin_faulty", site / "rib_plugin_faulty")
     parts = site / "rib_plugin_faulty" / "parts.py"
     text = parts.read_text()
-    what, _, arm = variant.partition(" of ")
     text = {
         "method": lambda: text.replace("model = task.fit(start)", "model = task.fit(start) ;"
                                        " model.head.weight.data.mul_(-1)"),
@@ -185,7 +184,7 @@ def code_change(world: World, variant: str, rng: random.Random) -> str:
         "backbone": lambda: text.replace("return classifier.eval()",
                                          "classifier.head.weight.data.mul_(-1)\n"
                                          "        return classifier.eval()"),
-    }[what]()  # fmt: skip
+    }[variant]()  # fmt: skip
 
     def before() -> None:
         parts.write_text(text)
@@ -193,12 +192,11 @@ def code_change(world: World, variant: str, rng: random.Random) -> str:
         for name in [n for n in sys.modules if n.startswith("rib_plugin_faulty")]:
             del sys.modules[name]
 
-    arms = ("faulty",)
-    first = world.run(*arms)
+    first = world.run("faulty")
     if first.code:
         raise OtherError(f"undisturbed: {tail(first.err)}")
-    said = world.run(*arms, before=before)
-    if what == "dataset":  # another fingerprint: other steps, and nothing to tell
+    said = world.run("faulty", before=before)
+    if variant == "dataset":  # another fingerprint: other steps, and nothing to tell
         if said.code:
             check_clear(said, ["made", "faulty"])
         return verdict(said.code == 0)

@@ -98,9 +98,10 @@ def _config(world: World, file: Path) -> Any:
 
 
 def _pixels(world: World) -> Any:
+    from rib_plugin_faulty.parts import Made
+
     from rib_harness.engine.data import Pixels
     from rib_harness.testing.tiny import TINY
-    from rib_plugin_faulty.parts import Made
 
     return Pixels(Made().open(None), TINY, origin={"flips": 1}, workers=1, pack=True)
 
@@ -173,12 +174,12 @@ READ: dict[str, Callable[[World, Path], Any]] = {
 }
 
 
-def flip_all(template: Template, flips: int, only: str | None, root: Path) -> int:
+def flip_all(template: Template, flips: int, only: str | None, root: Path, jobs: int) -> int:
     """Print a table; returns the exit code."""
     artefacts = [only] if only else list(ARTEFACTS)
     begun = time.monotonic()
     worlds = [(template.clone(root / f"flips-{name}"), name, flips) for name in artefacts]
-    with multiprocessing.get_context("fork").Pool(min(os.cpu_count() or 1, 2)) as pool:
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
         counts = dict(zip(artefacts, pool.imap(_flips, worlds), strict=True))
     words = ("the same", "told", "silent", "traceback")
     width = max(map(len, artefacts))

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,8 @@ def cases(folder: Path) -> Path:
     if not made.exists():
         scratch = folder / f"cases-{os.getpid()}"
         subprocess.run([sys.executable, maker, scratch], check=True, capture_output=True)
-        try:
+        with suppress(OSError):  # another process was quicker
             scratch.rename(made)
-        except OSError:  # another process was quicker
-            pass
     return made
 
 

@@ -47,7 +47,7 @@ def add(name: str, run: Fault, variants: Sequence[str], count: int | None = None
 
 
 add("flip", stored.flip, ARTEFACTS, 3 * len(ARTEFACTS))
-LENGTHS = ("nothing", "half", "all but a byte")
+LENGTHS = ("nothing", "half", "all but two bytes")
 add("truncate", stored.truncate, _mixed([f"{a} to {t}" for a in ARTEFACTS for t in LENGTHS]))
 add("replace", stored.replaced, _mixed([f"{a} by {i}" for a in ARTEFACTS for i in INSTEAD]), 48)
 add(
@@ -91,7 +91,7 @@ add(
     changing.data_change,
     [f"{what} / {packed}" for what in changing.CHANGES for packed in ("packed", "not packed")],
 )
-add("code change", changing.code_change, ["method of", "backbone of", "dataset of"])
+add("code change", changing.code_change, ["method", "backbone", "dataset"])
 add("read", plugin_faults.read, plugin_faults.READS)
 add("open", plugin_faults.opened, _mixed([*RAISES, *plugin_faults.SOME_LEAVES]), 12)
 add(

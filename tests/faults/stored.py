@@ -72,6 +72,9 @@ def check(world: World, artefact: str, rng: random.Random, damaged: Damaged) -> 
     if artefact in OF_CACHES:
         world.fresh()
         return verdict(heal(world, damaged.names, damaged.allowed))
+    if artefact in (*OF_STEPS, "runs", "configs"):
+        said = world.command("doctor")
+        check_clear(said, damaged.names, damaged.allowed)
     whole = check_read(world, rng.choice(READING), damaged.names, damaged.allowed)
     return verdict(heal(world, damaged.names, damaged.allowed) and whole)
 
@@ -108,11 +111,11 @@ def flip_bit(file: Path, rng: random.Random) -> None:
 
 
 def truncate(world: World, variant: str, rng: random.Random) -> str:
-    """To nothing, half, or all but a byte."""
+    """To nothing, half, or all but two bytes."""
     artefact, _, how = variant.partition(" to ")
     damaged = choose(world, artefact, rng)
     data = damaged.file.read_bytes()
-    damaged.file.write_bytes(data[: {"nothing": 0, "half": len(data) // 2}.get(how, -1)])
+    damaged.file.write_bytes(data[: {"nothing": 0, "half": len(data) // 2}.get(how, -2)])
     return check(world, artefact, rng, damaged)
 
 
@@ -193,6 +196,7 @@ def swapped(world: World, variant: str, rng: random.Random) -> str:
         _remove_all(b)
         b.symlink_to(a)
     elif how == "renamed":
+        names += ("are missing",)  # what is not there has no name
         a.rename(a.with_name(random_key(rng) if file == "step" else f"{file}.bak"))
     return check(world, file, rng, Damaged(b, names, (one, two)))
 

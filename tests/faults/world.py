@@ -7,6 +7,7 @@ streams, signals.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -60,7 +61,7 @@ READERS: dict[str, tuple[str, ...]] = {
         *(f"--metric={name}" for name in METRICS),
         "--format",
         "csv",
-    ),  # fmt: skip
+    ),
     "compare": ("compare", *ARMS, "--format", "json"),
 }
 
@@ -310,8 +311,6 @@ def warm() -> None:
     import torch._dynamo  # by the first optimizer
 
     torch.set_num_threads(1)
-    import rib_harness.runner
-    import rib_plugin_faulty.parts
     from rib_harness.catalog import load_catalog
     from rib_harness.cli import VERBS, cli
     from rib_harness.options import load_target
@@ -319,7 +318,7 @@ def warm() -> None:
     for verb in VERBS:
         cli.get_command(None, verb)  # type: ignore[arg-type]
     for name in ("device", "fit", "task", "evaluate", "describe", "data", "probe"):
-        __import__(f"rib_harness.engine.{name}")
+        importlib.import_module(f"rib_harness.engine.{name}")
     catalog = load_catalog()
     for kind in ("method", "metric"):
         for component in catalog.list(kind):
