@@ -340,7 +340,7 @@ def config(world: World, variant: str, rng: random.Random) -> str:
     text, names = CONFIGS[variant]
     file = world.folder / "config.toml"
     file.write_bytes(text)
-    verb = rng.choice(["run", "plan"])
+    verb = rng.choice(["run", "plan"]) if text else "run"  # of an untouched backbone `plan` has one
     new = world.folder / "new"
     said = world.command(verb, "--suite", "faulty", "-c", str(file), store=new)
     if names is None:

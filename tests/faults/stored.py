@@ -158,7 +158,7 @@ def field(world: World, variant: str, rng: random.Random) -> str:
     if how == "lacks":
         del said[name]
     else:
-        said[name] = {"null": None, "text": "x", "list": [], "negative": -1}[how]
+        said[name] = {"null": None, "text": "x", "list": ["x"], "negative": -1}[how]
     damaged.file.write_text(json.dumps(said))
     return check(world, artefact, rng, damaged)
 
