@@ -18,7 +18,7 @@ SHARED = Path(os.environ.get("RIB_SHARED", Path(__file__).parents[2] / "shared")
 #: Case → dataset, where it lies, labels, and the colour of each picture's middle; None: refused,
 #: and the message names these.
 DATASETS: dict[str, tuple[str, str, list[int], list[str]]] = {
-    "two image columns": ("imagenet-a", "two-image-columns", [0], ["blue"]),
+    "two image columns": ("imagenet", "two-image-columns", [0], ["blue"]),
     "a shard with masks": ("imagenet", "shard-with-masks", [0], ["blue"]),
     "plain Parquet": ("imagenet", "plain-parquet", [0], ["blue"]),
     "messy folders": ("imagenet", "messy-folders", [0, 1], ["blue", "red"]),
@@ -130,9 +130,7 @@ def _load(file: str) -> dict[str, Any]:
     from rib_harness import load_weights
 
     model = torch.nn.Linear(3, 2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(0.5)
+    torch.nn.init.constant_(model.weight, 0.5)
     load_weights(model, Path(file))  # type: ignore[arg-type]
     return {"values": sorted({v for p in model.parameters() for v in p.flatten().tolist()})}
 

@@ -162,7 +162,7 @@ def full(world: World, variant: str, rng: random.Random) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.move(kept, folder)
     else:
-        after = rng.randint(0, 60) if how == "sync" else rng.choice([200, 1000, 3000, 6000, 9000])
+        after = rng.randint(0, 60) if how == "sync" else rng.choice([3000, 5000, 7000, 9000])
         said = world.run(before=_limited(after) if how == "size" else _full_after(after))
     if said.code != 0:
         check_clear(said, names)
@@ -173,7 +173,7 @@ def full(world: World, variant: str, rng: random.Random) -> str:
 
 
 def _limited(size: int) -> Callable[[], None]:
-    """No file may be larger (`ulimit -f`): EFBIG."""
+    """No file may be larger (`ulimit -f`): EFBIG. What the program says is in files, too."""
 
     def before() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
