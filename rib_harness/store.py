@@ -365,8 +365,10 @@ class Store:
                 wrong = f"expected format {RUN_FORMAT!r}, got {record.get('format')!r}"
             elif not isinstance(record.get("created"), str):
                 wrong = "it does not say when it was made"
-            elif not path.stem == record.get("id") == _run_id(record):
+            elif record.get("id") != _run_id(record):
                 wrong = "its fields do not make its id"
+            elif record["id"] != path.stem:
+                wrong = f"it is a copy of the record of {record['id']}"
             elif record.get("sha256") != digest_of(record) and not self._unsealed(record):
                 wrong = "it is not as it was written"
             elif not all(map(_is_key, _keys_in(record))):
@@ -374,7 +376,7 @@ class Store:
         if wrong:
             self.damaged[path] = (
                 f"{path} is damaged or of another version ({wrong}), so this run is not shown; no "
-                "step is touched. The command that made it writes it anew."
+                "step is touched. The command that made it writes it anew; or delete this one file."
             )
             return None
         return record

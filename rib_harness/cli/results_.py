@@ -55,9 +55,17 @@ def command(
     catalog = load_catalog(block=no_plugin)
     opened, keep = Store(path), chosen(catalog, method, backbone, suite)
     whole = collect(opened)
-    results = Results([run for run in whole if keep(run)], whole.store)
+    source = whole.store or opened
+    told = set(source.damaged)  # in the log; more may be found when features are read
+    results = Results([run for run in whole if keep(run)], source)
     if not len(results):
-        raise RibError(f"No results in {path} match.")
+        kept = len(opened.step_keys())
+        raise RibError(
+            f"No results in {path} match."
+            if len(whole) or not kept
+            else f"{path} holds {kept} steps and no record of a run that can be read. The command "
+            "that made them writes it anew, and computes nothing that is done."
+        )
     if form == "table" and out is not None:
         raise click.UsageError("--out needs a --format other than table.")
     failed: list[str] = []
@@ -70,8 +78,9 @@ def command(
             echo(line, err=True)
         _write(_document(results, catalog, form), out)
     problems = [*failed, *sorted(results.damaged)]
-    if whole.store is not None and whole.store.damaged:
+    if told:
         problems.append("Some of what the store holds does not verify, see above.")
+    problems += [said for path, said in source.damaged.items() if path not in told]
     if not results.complete:
         problems.append(
             "INCOMPLETE: cells are missing. Give the same `run` or `evaluate` again: it computes "
@@ -114,6 +123,7 @@ def _metrics(
     from rib_harness.errors import InapplicableError, RibError
     from rib_harness.matrix import IncompleteError
     from rib_harness.measure import MissingFeaturesError, measure
+    from rib_harness.provenance import code_of
     from rib_harness.results import csv_of
 
     if form not in ("table", "csv", "json"):
@@ -135,8 +145,9 @@ def _metrics(
                 errors.append((run, error))
                 continue
             head = {"run": run.id, "suite": run.record["suite"], "backbone": run.record["backbone"],
-                    "method": run.method, "seed": run.record["seed"],
-                    "metric": component.id}  # fmt: skip
+                    "method": run.method, "seed": run.record["seed"], "metric": component.id,
+                    "version": component.spec.version,
+                    "code": code_of(component.spec)}  # fmt: skip
             rows += [{**head, "source": v.source, "dataset": v.dataset, "value": v.value}
                      for v in values]  # fmt: skip
         # What does not apply to some runs, as of a suite without ImageNet-C, is no failure.
