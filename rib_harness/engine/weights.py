@@ -147,9 +147,7 @@ def load_weights(
         DataError: as of `read_weights`, or not of this architecture: what differs.
     """
     own: dict[str, Tensor] = module.state_dict()
-    found = [
-        replace(one, tensors=_renamed(one.tensors, rename)) for one in _candidates(path)
-    ]  # fmt: skip
+    found = [replace(one, tensors=_renamed(one.tensors, rename)) for one in _candidates(path)]
     chosen = _choose(path, found, key, set(own))
     state = _fitting(chosen.tensors, set(own))
     if differ := _differences(state, own):
