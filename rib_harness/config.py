@@ -116,6 +116,7 @@ class RunConfig(_Settings):
     requires: tuple[str, ...] = ()  #: e.g. "rib-plugin-x>=0.3", checked before any work
     device: str | None = None  #: cpu, cuda, mps …; None lets Accelerate choose
     workers: int | None = Field(None, ge=1)  #: threads that decode images; None is one a core
+    threads: int | None = Field(None, ge=1)  #: of torch on a CPU; None is by the size of the net
     eval_batch_size: int | None = Field(None, ge=1)  #: None: what is fast on the device
     save_every: float = Field(30.0, ge=0)  #: seconds between saves of a running fit
     probe_every: int | None = Field(None, ge=1)  #: updates between looks at the scoring sets

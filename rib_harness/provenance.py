@@ -111,10 +111,11 @@ def changed_code(made: Iterable[Mapping[str, Any] | None], catalog: Catalog) -> 
 
 
 def cost(seconds: float, device: Any) -> dict[str, Any]:
-    """Seconds of the step, and the largest memory of the process so far, in bytes."""
+    """Seconds of the step, threads, and the largest memory of the process so far, in bytes."""
     import torch
 
     used: dict[str, Any] = {"seconds": round(seconds, 3), "device": str(device)}
+    used["threads"] = torch.get_num_threads()
     try:
         import resource
     except ImportError:  # not on Windows

@@ -27,8 +27,8 @@ from rib_harness.runner import Session
 from rib_harness.store import RUN_FORMAT, Store
 
 #: What may be given beside `--reproduce`: where and how fast, not what.
-MAY_DIFFER = ("store", "data", "data_root", "device", "workers", "eval_batch_size", "offline",
-              "no_plugin", "save_every", "tracker", "allow_mismatch",
+MAY_DIFFER = ("store", "data", "data_root", "device", "workers", "threads", "eval_batch_size",
+              "offline", "no_plugin", "save_every", "tracker", "allow_mismatch",
               "allow_full_disk", "requires")  # fmt: skip
 
 

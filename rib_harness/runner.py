@@ -55,6 +55,7 @@ from rib_harness.store import (
     full_disk,
     is_full,
 )
+from rib_harness.threads import number_for, working
 from rib_harness.workable import check_work
 
 if TYPE_CHECKING:
@@ -374,6 +375,10 @@ class _Walk:
         given = self.session.config.eval_batch_size
         return given or _eval_batch(self.device.type, step.preprocess.size)
 
+    def threads(self, step: Step) -> int:
+        """Threads of torch that work on it, on a CPU."""
+        return number_for(self.pretrained(step.backbone), self.session.config.threads)
+
     def pixels_to_train_on(self, step: Step) -> tuple[Pixels, Pixels | None]:
         """The fine-tuning set without the images that the recipe leaves out, and the held-out."""
         pixels, held = self.pixels(step), None
@@ -402,7 +407,8 @@ class _Walk:
         begun = time.monotonic()
         error = ""
         try:
-            work()
+            with working(self.threads(steps[0])):
+                work()
         except StoreError:
             raise  # no other step could be kept either
         except (Exception, SystemExit) as problem:
@@ -657,12 +663,12 @@ class _Walk:
                 raise DivergedError(f"{step.id}: DIVERGED, {name} is not finite.")
 
     def evaluate(self, steps: Sequence[Step]) -> None:
-        """Score models: one pass over a dataset for all those that share a preprocessing."""
-        passes: dict[tuple[str, Any], list[Step]] = defaultdict(list)
+        """Score models: one pass over a dataset for all that share preprocessing and threads."""
+        passes: dict[tuple[str, Any, int], list[Step]] = defaultdict(list)
         for step in steps:
             if not self.has_model(step):
                 continue
-            passes[(step.dataset.name, step.preprocess)].append(step)
+            passes[step.dataset.name, step.preprocess, self.threads(step)].append(step)
         for together in passes.values():
             for start in range(0, len(together), CHECKPOINTS_A_PASS):
                 chunk = together[start : start + CHECKPOINTS_A_PASS]

@@ -177,6 +177,8 @@ def test_every_form_of_the_results_has_the_same_numbers(
     call("results", "--store", str(store), "--format", "csv", "--method", "ft")
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 1 + 3 + 2 * 3
+    steps = [json.loads(path.read_text()) for path in store.glob("steps/*/done.json")]
+    assert {step["provenance"]["threads"] for step in steps} == {1}  # see conftest.py
 
 
 def test_results_of_nothing_and_of_a_missing_cell_exit_with_1(

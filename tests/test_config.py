@@ -212,6 +212,8 @@ tracker = "tensorboard"
 data = ["digits-r"]
 accept-license = ["digits-object"]
 allow-mismatch = true
+allow-full-disk = true
+threads = 2
 offline = true
 sweep = "alpha=0,1"
 search = ["lwf:temperature=1,2"]

@@ -134,6 +134,7 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "requires": ("rib-harness>=0.1", "requires", ("rib-harness>=0.1",)),
     "device": ("cpu", "device", "cpu"),
     "workers": ("2", "workers", 2),
+    "threads": ("2", "threads", 2),
     "eval-batch-size": ("8", "eval_batch_size", 8),
     "no-plugin": ("timm metrics", "no_plugin", ("timm", "metrics")),
     "method": ("lwf:alpha=0.5 ft", "method", ("lwf:alpha=0.5", "ft")),

@@ -21,6 +21,7 @@ from rib_harness.cli.encodings import write_what_can_be_read
 from rib_harness.cli.say import Printable, echo
 from rib_harness.errors import RibError, nearest
 from rib_harness.quiet import results_are_out
+from rib_harness.threads import wait_passively
 
 #: Verb → module and one line of help, so that `--help` imports none of them.
 VERBS = {
@@ -102,6 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.stdout = os.fdopen(1, "w")
     write_what_can_be_read()
+    wait_passively()
     code = _code(arguments)
     if arguments is None:  # called as a program, which ends now
         results_are_out()

@@ -73,6 +73,9 @@ _RUN = [
     option("--device", metavar="NAME", help="cpu, cuda or mps.  [default: the fastest]"),
     option("--workers", type=int, metavar="N",
            help="Threads that decode images.  [default: one a core]"),
+    option("--threads", type=int, metavar="N",
+           help="Threads of torch on a CPU; the last bits of weights depend on it.  [default: one "
+                "for a small net, else one a core]"),
     option("--eval-batch-size", type=int, metavar="N",
            help="Images a forward pass in scoring; no prediction depends on it."),
     option("--rerun", multiple=True, metavar="METHOD|STEP",

@@ -153,10 +153,8 @@ def _metrics(
         # What does not apply to some runs, as of a suite without ImageNet-C, is no failure.
         applies = len(rows) > before
         for run, problem in errors:
-            fine = isinstance(problem, without) if whole else (
-                applies and isinstance(problem, InapplicableError)
-            )  # fmt: skip
-            key = f"{component.spec.name}: {problem}", not fine
+            fine = isinstance(problem, without if whole else InapplicableError)
+            key = f"{component.spec.name}: {problem}", not (fine and (whole or applies))
             reasons.setdefault(key, []).append(title_of({**run.record, "method": run.method}))
     left_out: list[str] = []
     for (reason, failure), runs in reasons.items():

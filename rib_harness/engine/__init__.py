@@ -1,1 +1,5 @@
 """Everything that touches torch."""
+
+from rib_harness.threads import wait_passively
+
+wait_passively()
