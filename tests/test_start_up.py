@@ -148,6 +148,7 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "probe-images": ("6", "probe_images", 6),
     "features": ("7", "features", 7),
     "tracker": ("wandb tensorboard", "tracker", ("wandb", "tensorboard")),
+    "rerun": ("lwf digits-r", "rerun", ("lwf", "digits-r")),
 }
 
 
