@@ -212,11 +212,15 @@ def execute(session: Session) -> Results:
         if step.done:  # a kill may have come between the result and the end of its work
             store.discard_work(step.key)
     config_toml = tomli_w.dumps(session.config.model_copy(update=plan.resolved).resolved())
-    # Each with its own time, so that a store lists them in the order of the command.
-    records = [
-        store.save_run(record, config_toml, datetime.now(UTC).isoformat(timespec="microseconds"))
-        for record in plan.records
-    ]
+
+    def save_runs() -> list[dict[str, Any]]:
+        # Each with its own time, so that a store lists them in the order of the command.
+        return [
+            store.save_run(one, config_toml, datetime.now(UTC).isoformat(timespec="microseconds"))
+            for one in plan.records
+        ]
+
+    save_runs()  # a run that is stopped is listed, too
     failures: dict[str, str] = {}
     missed: list[Miss] = []
     session.catalog.notify(Event("run_started", str(store.path)), log)
@@ -229,15 +233,17 @@ def execute(session: Session) -> Results:
         session.catalog.notify(
             Event("run_finished", str(store.path), error="; ".join(failures.values())), log
         )
-    results = collect(store, records)
+    # What was there, or was made, may have gone since.
+    results = collect(store, save_runs())
     if missed:
         raise MismatchError(results, missed, failures)
-    # What was there, or was made, may have gone since.
+    gone = [step for step in plan.steps if store.done(step.key) is None]
     failures = failures or {
-        step.id: store.damaged.get(store.folder(step.key))
-        or f"its result has gone from {store.folder(step.key)}. {AGAIN}"
-        for step in plan.steps
-        if store.done(step.key) is None
+        step.id: next(
+            (said for path, said in store.damaged.items() if step.key in path.parts),
+            f"its result has gone from {store.folder(step.key)}. {AGAIN}",
+        )
+        for step in gone
     }
     if failures:
         raise PartialFailureError(results, failures)
