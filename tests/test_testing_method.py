@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from rib_harness import Batch, Classifier, DatasetSpec, LabelSpace, MethodSpec, Task
 from rib_harness.catalog import Catalog
-from rib_harness.testing import Check, catalog_with, checks_of
+from rib_harness.testing import (
+    Check,
+    catalog_with,
+    checks_of,
+    tiny_classifier,
+    tiny_clip,
+    tiny_vit,
+)
 from rib_harness.testing.method_checks import METHOD_CHECKS, check_method_neutral
 
 SPEC = MethodSpec(name="mine", target="", summary="A method.", license="MIT")
@@ -252,6 +259,39 @@ class ForgetfulBehindAnother(Forgetful):
         return super().finetune(task)
 
 
+class StartingAgain:
+    """Its fit has no folder for its state."""
+
+    def finetune(self, task: Task) -> Classifier:
+        return replace(task, work=None).fit(task.pretrained.copy())
+
+
+class OnTheTextTower:
+    """It trains the text tower that it was given."""
+
+    def finetune(self, task: Task) -> Classifier:
+        with torch.no_grad():
+            next(task.text().parameters()).add_(1.0)
+        return task.fit(task.pretrained.copy())
+
+
+class DrawingInRebuild(WithAResidual):
+    """Its new layer begins with whatever the global generator gives."""
+
+    def rebuild(self, pretrained: Classifier) -> Classifier:
+        model = super().rebuild(pretrained)
+        torch.nn.init.normal_(model.head[0].weight)
+        return model
+
+
+class OnTransformersOnly(Good):
+    """It keeps count of its steps where the net has no batch-norm."""
+
+    def finetune(self, task: Task) -> Classifier:
+        normed = any(isinstance(m, nn.BatchNorm2d) for m in task.pretrained.modules())
+        return (Good if normed else Forgetful)().finetune(task)
+
+
 class WithoutRebuild(WithAResidual):
     rebuild = None  # type: ignore[assignment]
 
@@ -321,6 +361,12 @@ BAD: list[tuple[str, type, dict[str, Any], str]] = [
     ("same-seed", Cached, {}, "with another seed it looks at no image, where its first run did"),
     ("leaves-pretrained", OnThePretrained, {}, "it changes task.pretrained: work on a copy"),
     ("leaves-pretrained", SharingTheHead, {}, "shares weights with task.pretrained: return a copy"),
+    (
+        "leaves-pretrained",
+        OnTheTextTower,
+        {"requires": ("text-tower",)},
+        "it changes the text tower: work on a copy",
+    ),
     ("trains", Good, {"trains": "head"}, "trains='head', and encoder.0.weight is not the pretrain"),
     ("trains", Good, {"trains": "nothing"}, "trains='nothing', and it made 4 updates"),
     ("trains", DoingNothing, {}, "nothing has changed after 4 updates: call task.fit"),
@@ -328,11 +374,13 @@ BAD: list[tuple[str, type, dict[str, Any], str]] = [
     ("trains", MovingBehindTheLoop, {}, "encoder.0.weight does not require gradients, as if it w"),
     ("trains", MovingInItsOwnLoop, {}, "encoder.0.weight does not require gradients, as if it we"),
     ("resumes", Forgetful, {}, "stopped after update 1 of 4 and started again, it ends with anot"),
+    ("resumes", StartingAgain, {}, "started again, it makes 4 updates where 3 are left: make the"),
     ("resumes", ForgetfulBehindAnother, {"needs": ("base",)}, "stopped after update 1 of 4"),
     ("saves-and-loads", ChoosingInSilence, CHOOSES, "reported same_as=None: call task.report(sam"),
     ("saves-and-loads", WithoutRebuild, {}, "does not load again ("),
     ("saves-and-loads", WithAResidual, {}, "says mergeable=True, and it has a method `rebuild`"),
     ("saves-and-loads", Good, ANY, "says mergeable=False, and it has no method `rebuild`"),
+    ("saves-and-loads", DrawingInRebuild, ANY, "its rebuild draws random numbers, which changes"),
     ("saves-and-loads", NotSaved, {}, "saved and loaded, its result gives other logits"),
 ]
 
@@ -341,6 +389,7 @@ def checks_on(
     target: Any,
     neutral: dict[str, str] | None = None,
     references: Sequence[str] = (),
+    nets: dict[str, Any] | None = None,
     **spec: Any,
 ) -> dict[str, Check]:
     """Check → itself, for a method that no package offers."""
@@ -349,7 +398,7 @@ def checks_on(
     )
     offers = [(replace(SPEC, **spec), target), (replace(SPEC, name="base"), Good), (old, Good)]
     catalog = catalog_with(*offers, base=Catalog())
-    checks = checks_of("testing", catalog, neutral=neutral, references=references)
+    checks = checks_of("testing", catalog, neutral=neutral, references=references, nets=nets)
     return {c.id.removeprefix("method/mine/"): c for c in checks if "/mine" in c.id}
 
 
@@ -447,6 +496,45 @@ def test_a_neutral_setting_that_does_not_hold_is_told(same_as: str) -> None:
     assert one["result"] == "failed"
     assert f"should give what {same_as} gives, and encoder.0.weight differs" in one["reason"]
     assert check_method_neutral.__doc__
+
+
+NETS = {"conv": tiny_classifier, "vit": tiny_vit, "clip": tiny_clip}
+
+
+def test_one_that_fails_on_one_net_only_is_told() -> None:
+    """Source: `OnTransformersOnly`, right where there is batch-norm, and wrong elsewhere."""
+    found = checks_on(OnTransformersOnly, nets={"conv": NETS["conv"], "vit": NETS["vit"]})
+    failed = {name for name, check in found.items() if check.outcome()["result"] == "failed"}
+    assert failed == {"vit/resumes"}
+    assert len(found) == 2 * len(METHOD_CHECKS) + len(checks_on(Good)) - len(METHOD_CHECKS)
+    assert checks_on(OnTransformersOnly)["resumes"].outcome()["result"] == "ok"
+
+
+def test_a_neutral_setting_is_tried_on_every_net() -> None:
+    """Source: the stray part of the penalty."""
+    found = checks_on(Scaled, neutral={"mine:weight=0,stray=0.5": "ft"}, nets=NETS)
+    tried = {name: check for name, check in found.items() if name.endswith("neutral")}
+    assert list(tried) == [f"method/mine:weight=0,stray=0.5/{net}/neutral" for net in NETS]
+    assert {check.outcome()["result"] for check in tried.values()} == {"failed"}
+
+
+@pytest.mark.parametrize(
+    ("requires", "expected"),
+    [
+        ((), {"conv/", "vit/", "clip/"}),
+        (("batch-norm",), {"conv/"}),
+        (("blocks", "qkv"), {"vit/"}),
+        (("text-tower", "projection"), {"clip/"}),
+        (("batch-norm", "blocks"), {""}),
+        (("bloks",), {""}),
+    ],
+)
+def test_a_method_is_tried_on_the_nets_that_have_what_it_requires(
+    requires: tuple[str, ...], expected: set[str]
+) -> None:
+    """Source: what the three nets are made of; one that fits none has its checks all the same."""
+    found = checks_on(Good, nets=NETS, requires=requires)
+    assert {name.removesuffix("resumes") for name in found if "resumes" in name} == expected
 
 
 def test_one_that_needs_what_no_tiny_net_has_is_skipped() -> None:

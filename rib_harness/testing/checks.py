@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rib_harness.catalog import Bound, Catalog, Component, Plugin, load_catalog
-from rib_harness.errors import ConfigError, PluginError, nearest
+from rib_harness.errors import ConfigError, PluginError, RibError, nearest
 from rib_harness.given import user_path
 from rib_harness.options import REQUIRED, Reference
 from rib_harness.specs import KINDS, BackboneSpec
@@ -23,6 +24,9 @@ from rib_harness.testing.plugin_checks import (
     ComponentTrial,
     PluginTrial,
 )
+
+if TYPE_CHECKING:
+    from rib_harness.testing.method_trial import Net
 
 #: Names of checks on which those after them rest: a plugin that does not load offers nothing, what
 #: a heavy import leaves behind is not the plugin's, of a method without `finetune` nothing else can
@@ -57,6 +61,7 @@ def checks_of(
     references: Sequence[str] = (),
     neutral: Mapping[str, str] | None = None,
     golden: Sequence[Golden] = (),
+    nets: Mapping[str, Net] | None = None,
     data_root: Path | None = None,
 ) -> list[Check]:
     """The checks of a plugin and of each of its components.
@@ -69,6 +74,11 @@ def checks_of(
         neutral: settings of methods → what they should then be: `{"lwf:alpha=0": "ft"}`, see
             `check_method_neutral`.
         golden: known values of metrics.
+        nets: name → what makes a backbone, or it and its text tower, over ten classes for images
+            as `TINY` prepares them: `{"conv": tiny_classifier, "vit": tiny_vit}`. A method is
+            tried on each of them that has what it requires, and the name is in the id:
+            `method/mine/vit/resumes`. One that can work on none of them, and with None every
+            one, is tried on the first tiny net that has what it requires.
         data_root: the folder that holds datasets; None is what the variable `RIB_DATA_ROOT` says,
             as for every command. Without theirs, datasets are skipped.
 
@@ -88,8 +98,8 @@ def checks_of(
         said = list(_spec_checks(component, catalog))
         checks += said
         for text in [text for one, text in asked if one is component] or [""]:
-            checks += _trials(component, text, catalog, data_root, _gates(said))
-    checks += _neutral(neutral or {}, own, found, catalog)
+            checks += _trials(component, text, catalog, data_root, nets or {}, _gates(said))
+    checks += _neutral(neutral or {}, own, found, catalog, nets or {})
     checks += _golden(golden, own, found)
     return checks
 
@@ -203,21 +213,37 @@ def _trials(
     text: str,
     catalog: Catalog,
     data_root: Path | None,
+    nets: Mapping[str, Net],
     after: tuple[Check, ...],
 ) -> Iterator[Check]:
     """The checks of one component with one set of options."""
-    make, functions = _kit(component, catalog, data_root)
     # Of a path only the file's name: an id is the same on every machine.
     where = f"{component.spec.kind}/{re.sub(r'=[^,()]*/', '=', text) or component.spec.name}"
-    # What several checks share is made with the first of them.
-    trial = cache(lambda: make(text))
-    yield from _in_turn(component.id, where, functions, trial, after)
+    for name, net in _on(component, text, catalog, nets):
+        make, functions = _kit(component, catalog, data_root, net)
+        # What several checks share is made with the first of them.
+        trial = cache(partial(make, text))
+        yield from _in_turn(component.id, where + name, functions, trial, after)
+
+
+def _on(
+    component: Component, text: str, catalog: Catalog, nets: Mapping[str, Net]
+) -> list[tuple[str, Net | None]]:
+    """On which nets it is tried: what each adds to an id, and the net; None is its own choice."""
+    if component.spec.kind == "method" and nets:
+        from rib_harness.testing.method_trial import fitting
+
+        # What has no options yet, or names what is not there, is told by a check.
+        with suppress(CheckSkipped, RibError):
+            found = fitting(catalog, _bound(component, text), nets)
+            return [(f"/{name}", net) for name, net in found.items()] or [("", None)]
+    return [("", None)]
 
 
 def _kit(
-    component: Component, catalog: Catalog, data_root: Path | None
+    component: Component, catalog: Catalog, data_root: Path | None, net: Net | None
 ) -> tuple[Callable[[str], Any], tuple[Callable[..., None], ...]]:
-    """What makes a trial of a reference, and the checks of that kind."""
+    """What makes a trial of a reference, a method's on the net, and the checks of that kind."""
     kind = component.spec.kind
     if kind == "backbone":
         from rib_harness.testing.backbone_checks import BACKBONE_CHECKS, BackboneTrial, offline
@@ -235,7 +261,7 @@ def _kit(
         from rib_harness.testing.method_checks import METHOD_CHECKS
         from rib_harness.testing.method_trial import MethodTrial
 
-        return lambda text: MethodTrial(_bound(component, text), catalog), METHOD_CHECKS
+        return lambda text: MethodTrial(_bound(component, text), catalog, net), METHOD_CHECKS
     if kind == "metric":
         from rib_harness.testing.metric_checks import MetricTrial, metric_checks
 
@@ -271,7 +297,11 @@ def _bound(component: Component, text: str) -> Bound:
 
 
 def _neutral(
-    neutral: Mapping[str, str], own: Sequence[Component], plugin: Plugin, catalog: Catalog
+    neutral: Mapping[str, str],
+    own: Sequence[Component],
+    plugin: Plugin,
+    catalog: Catalog,
+    nets: Mapping[str, Net],
 ) -> Iterator[Check]:
     """The methods that should be others in some settings."""
     if not neutral:
@@ -282,8 +312,10 @@ def _neutral(
     methods = [component for component in own if component.spec.kind == "method"]
     for text, same_as in neutral.items():
         (method,) = _named(text, methods, plugin)
-        trial = partial(MethodTrial, _bound(method, text), catalog)
-        yield _check(method.id, f"method/{text}", check_method_neutral, trial, same_as=same_as)
+        for name, net in _on(method, text, catalog, nets):
+            trial = partial(MethodTrial, _bound(method, text), catalog, net)
+            where = f"method/{text}{name}"
+            yield _check(method.id, where, check_method_neutral, trial, same_as=same_as)
 
 
 def _golden(golden: Sequence[Golden], own: Sequence[Component], plugin: Plugin) -> Iterator[Check]:

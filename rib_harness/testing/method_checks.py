@@ -127,13 +127,15 @@ def check_method_leaves_pretrained(trial: MethodTrial) -> None:
     task = trial.task()
     given: dict[str, nn.Module] = {"task.pretrained": task.pretrained}
     given |= {f"the checkpoint {name}": one for name, one in task.checkpoints.items()}
+    if task.text is not None:
+        given["the text tower"] = task.text()
     before = {name: _clone(one.state_dict()) for name, one in given.items()}
     result = trial.run(task)
     own = {t.data_ptr() for t in result.state_dict().values() if t.numel()}
     for name, one in given.items():
         after = one.state_dict()
         same = all(torch.equal(after[key], value) for key, value in before[name].items())
-        copy = "task.pretrained.copy(), or task.checkpoint(reference)"
+        copy = "task.pretrained.copy(), task.checkpoint(reference), or a deepcopy"
         expect(same, f"it changes {name}: work on a copy, {copy}.")
         shared = own & {t.data_ptr() for t in after.values() if t.numel()}
         expect(not shared, f"its result shares weights with {name}: return a copy, {copy}.")
@@ -201,13 +203,21 @@ def check_method_resumes(trial: MethodTrial) -> None:
             task = trial.task(Path(folder))
             with watched(stop_after=stop), suppress(InterruptedRun):
                 trial.run(task)
-            resumed = trial.run(trial.task(Path(folder)))
+            with watched() as again:
+                resumed = trial.run(trial.task(Path(folder)))
         name = _difference(resumed, trial.result)
         expect(
             not name,
             f"stopped after update {stop} of {len(trial.updates)} and started again, it ends with "
             f"another {name}: what changes from update to update must be given to task.fit as "
             "state={'name': object} with state_dict and load_state_dict.",
+        )
+        left = len(trial.updates) - stop
+        expect(
+            len(again.updates) == left,
+            f"stopped after update {stop} of {len(trial.updates)} and started again, it makes "
+            f"{len(again.updates)} updates where {left} are left: make the same fits in the same "
+            "order in every run, all of them with the task that it is given.",
         )
 
 
@@ -229,7 +239,13 @@ def check_method_saves_and_loads(trial: MethodTrial) -> None:
             f"its spec says mergeable={mergeable}, and it has {'a' if rebuild else 'no'} method "
             "`rebuild`: one of another architecture than the backbone has one, and no other.",
         )
+    drawn = torch.get_rng_state()
     empty = rebuild(pretrained) if rebuild else pretrained.copy()
+    expect(
+        torch.equal(torch.get_rng_state(), drawn),
+        "its rebuild draws random numbers, which changes what others draw: make the net inside "
+        "torch.random.fork_rng(devices=[]).",
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.safetensors"
         trial.result.save(file)

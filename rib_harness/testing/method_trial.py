@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +18,7 @@ from rib_harness.engine.classifier import Classifier
 from rib_harness.engine.data import Pixels
 from rib_harness.engine.device import seeded
 from rib_harness.engine.fit import _Fit
+from rib_harness.engine.parts import parts_of
 from rib_harness.engine.task import Task
 from rib_harness.engine.text import TextTower
 from rib_harness.errors import InterruptedRun
@@ -25,14 +26,32 @@ from rib_harness.testing.network import no_network
 from rib_harness.testing.outcome import CheckError, CheckSkipped, expect
 from rib_harness.testing.tiny import tiny_classifier, tiny_clip, tiny_images, tiny_task, tiny_vit
 
-Net = Callable[[], tuple[Classifier, TextTower | None]]
+#: Makes a classifier over ten classes for images as `TINY` prepares them, or it and its text tower.
+Net = Callable[[], Classifier | tuple[Classifier, TextTower]]
 
-#: Parts that methods may require → a tiny net that has them.
-NETS: dict[tuple[str, ...], Net] = {
-    ("batch-norm",): lambda: (tiny_classifier(), None),
-    ("blocks", "qkv"): lambda: (tiny_vit(), None),
-    ("text-tower", "projection"): tiny_clip,
-}
+#: A tiny net for every part that methods may require.
+NETS: dict[str, Net] = {"conv": tiny_classifier, "vit": tiny_vit, "clip": tiny_clip}
+
+
+def towers(net: Net) -> tuple[Classifier, TextTower | None]:
+    """The classifier that it makes, and the text tower if there is one."""
+    made = net()
+    return made if isinstance(made, tuple) else (made, None)
+
+
+def lacking(catalog: Catalog, method: Bound, net: Net) -> list[str]:
+    """Parts that the method requires and the net has not."""
+    classifier, text = towers(net)
+    has = parts_of(classifier.encoder)
+    if text is not None:
+        has += ("text-tower", *(["projection"] if text.projection else []))
+    return missing_parts(catalog, method, has, "default")
+
+
+def fitting(catalog: Catalog, method: Bound, nets: Mapping[str, Net]) -> dict[str, Net]:
+    """Those of the nets that have what the method requires."""
+    return {name: net for name, net in nets.items() if not lacking(catalog, method, net)}
+
 
 #: Four updates in two epochs of three: a stop may come in either.
 RECIPE: dict[str, Any] = {"epochs": 2, "max_steps": 4}
@@ -45,8 +64,8 @@ class MethodTrial:
     Args:
         bound: it, with its options.
         catalog: where the methods that it needs or calls are.
-        net: makes the backbone and its text tower; None takes the first tiny one that has what
-            the method requires.
+        net: makes the backbone, or it and its text tower; None takes the first tiny one that has
+            what the method requires.
         seed: of the run.
     """
 
@@ -57,7 +76,7 @@ class MethodTrial:
 
     def task(self, work: Path | None = None) -> Task:
         """A tiny task with all that its spec declares, and nothing else."""
-        classifier, text = self._net()
+        classifier, text = towers(self._net)
         held = any(one.bound.spec.holds_out for one in (self, *self._needs.values()))
         return tiny_task(
             pretrained=classifier,
@@ -133,12 +152,10 @@ class MethodTrial:
     def _net(self) -> Net:
         if self.net is not None:
             return self.net
-        lacking: list[str] = []
-        for has, net in NETS.items():
-            lacking = missing_parts(self.catalog, self.bound, has, "default")
-            if not lacking:
-                return net
-        raise CheckSkipped(f"no tiny backbone has all that it requires, as {', '.join(lacking)}")
+        for net in fitting(self.catalog, self.bound, NETS).values():
+            return net
+        missing = lacking(self.catalog, self.bound, NETS["clip"])
+        raise CheckSkipped(f"no tiny backbone has all that it requires, as {', '.join(missing)}")
 
 
 def _reached(reached: list[str]) -> str:

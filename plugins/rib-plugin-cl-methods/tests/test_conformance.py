@@ -1,13 +1,22 @@
-"""What every plugin promises: the harness's conformance kit.
-
-`test_every_method.py` has the same promises, on each of the tiny nets.
-"""
+"""What every plugin promises: the harness's conformance kit, on each of the tiny nets."""
 
 from collections.abc import Callable
 
-from rib_harness.testing import parametrize_with_checks
+from rib_harness.testing import parametrize_with_checks, tiny_classifier, tiny_vit
 
-REFERENCES = ["si:old=old", "best-of:members=ft+lwf", "lora:layers=q-v,rank=2"]
+#: Methods that need an option, and others with one that changes much, or suits nets this small.
+REFERENCES = [
+    "si:old=old,c=0.001",
+    "best-of:members=ft+lwf",
+    "lora:lr_scale=1,rank=2,alpha=2",
+    "lora:lr_scale=1,layers=q-v,rank=2,train_head=false",
+    "dora:lr_scale=1,rank=2,alpha=2",
+    "vera:lr_scale=1,rank=4",
+    "vpt:lr_scale=1,tokens=3",
+    "vpt:lr_scale=1,tokens=3,depth=deep",
+    "moa:lr_scale=1,ranks=1+2",
+    "adapter:lr_scale=1,reduction=2",
+]
 
 NEUTRAL = {
     "l2-sp:alpha=0": "ft",
@@ -18,11 +27,14 @@ NEUTRAL = {
     "lwf:alpha=0": "ft",
     "feature-distill:lambda=0": "ft",
     "ema:horizon=0": "ft",
+    "lp-ft:lr_scale=1,lp=pretrained": "ft",
     "wise-ft:alpha=1": "ft",
     "wise-ft:alpha=0": "pretrained",
+    "tpgm:iterations=0,start=1": "ft",
     "tpgm:iterations=0,start=0": "pretrained",
     "soup:members=ft": "ft",
     "soup:members=pretrained": "pretrained",
+    "greedy-soup:members=ft": "ft",
     "best-of:members=lwf": "lwf",
 }
 
@@ -31,6 +43,7 @@ NEUTRAL = {
     "cl-methods",
     references=REFERENCES,
     neutral=NEUTRAL,
+    nets={"conv": tiny_classifier, "vit": tiny_vit},
     slow=["method/*/same-seed", "method/*/resumes", "method/*/saves-and-loads"],
 )
 def test_conformance(check: Callable[[], None]) -> None:
