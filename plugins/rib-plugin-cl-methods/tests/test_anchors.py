@@ -5,7 +5,7 @@ numbers that another library was asked for; each test says from which.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,15 +37,6 @@ from rib_harness.testing import TINY, tiny_classifier, tiny_images, tiny_task
 #: One batch holds the whole set and nothing about a step is random: easy to write out by hand.
 WHOLE: dict[str, Any] = {"batch_size": 24, "momentum": 0.0, "schedule": "constant"}
 OTHER = tiny_images(seed=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost ten times what these nets do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def plain_task(**arguments: Any) -> Task:
@@ -572,10 +563,11 @@ def test_ftp_projects_no_first_step() -> None:
     assert_near(result, FineTuning().finetune(plain_task(epochs=1)))
 
 
-def radii_of(
-    k: float, monkeypatch: pytest.MonkeyPatch, **arguments: Any
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Radii and lengths of the moves after each step; every tensor has to lie in its ball."""
+def radii_of(k: float, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
+    """Radii and lengths of the moves after each step; every tensor has to lie in its ball.
+
+    At a rate at which steps overshoot, so that some gradients point away from θ₀.
+    """
     original, radii, lengths = Balls.project, [], []
 
     def project(self: Balls) -> None:
@@ -588,7 +580,8 @@ def radii_of(
 
     with monkeypatch.context() as patch:
         patch.setattr(Balls, "project", project)
-        FastTrainableProjection(k=k).finetune(tiny_task(**arguments))
+        task = tiny_task(pretrained=tiny_classifier(batchnorm=False), lr=0.5)
+        FastTrainableProjection(k=k).finetune(task)
     assert len(radii) == 9 and (radii[0] > 0).all()
     return radii, lengths
 

@@ -4,7 +4,7 @@ Expected values come from the papers' formulas in numpy and from checkpoints who
 known because they were built for it; each test says from which.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,15 +20,6 @@ from torch import Tensor, nn
 
 from rib_harness import Classifier, ConfigError, Task
 from rib_harness.testing import TINY, tiny_classifier, tiny_images, tiny_task
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost ten times what these nets do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def assert_same(left: nn.Module, right: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,15 +31,6 @@ WHOLE: dict[str, Any] = {"batch_size": 24, "momentum": 0.0, "schedule": "constan
 QKV = ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]
 MLPS = [f"blocks.{i}.mlp.{name}" for i in (0, 1) for name in ("fc1", "fc2")]
 HEAD = ["head.weight", "head.bias"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost ten times what these nets do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def net(kind: str) -> Classifier:

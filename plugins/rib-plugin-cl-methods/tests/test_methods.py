@@ -4,7 +4,7 @@ Expected values come from closed forms in numpy, from loops written out in plain
 `torch.distributions`; each test says from which.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,15 +49,6 @@ both_nets = pytest.mark.parametrize("batchnorm", [True, False], ids=["batchnorm"
 
 #: One batch holds the whole set and nothing about a step is random: easy to write out by hand.
 WHOLE: dict[str, Any] = {"batch_size": 24, "momentum": 0.0, "schedule": "constant"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost ten times what these nets do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def task_for(name: str, batchnorm: bool = True, **arguments: Any) -> Task:

@@ -5,7 +5,7 @@ loops written out in plain torch; each test says from which.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,6 @@ both_towers = pytest.mark.parametrize("name", ["flyp", "carot"])
 SEVERAL = [(3,), (5, 7), (0, 1, 9)]
 #: One batch holds the whole set.
 WHOLE: dict[str, Any] = {"batch_size": 24, "momentum": 0.0, "schedule": "constant"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost ten times what these nets do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class OneCaption(TinyTextTower):
