@@ -299,7 +299,8 @@ def test_a_folder_of_a_plugins_name_is_not_it(
         ("uninstall", ["-y", "torch"]),
         ("uninstall", ["torch"]),
         *(
-            (verb, options)
+            # What is refused is the same for both verbs: a few of one on each run.
+            pytest.param(verb, options, marks=() if verb == "install" else pytest.mark.slow)
             for verb in ("install", "uninstall")
             for options in (["-r", "FILE"], ["-r"], ["-rFILE"], ["-qr"], ["-yrFILE"],
                             ["--requirement=FILE"], ["--requirement"], ["--requirem=FILE"],

@@ -31,6 +31,7 @@ from rib_plugin_imagenet_ood.published import BY_NAME
 from rib_harness import DataError, ImageSet
 
 #: Where a set lies in the development data, and the folder that wraps it in its official archive.
+SLOW = pytest.mark.slow
 PLACES = {
     "imagenet": ("imagenet/val", "val/"),
     "imagenet-v2": (
@@ -360,7 +361,15 @@ def case_id(value: Any) -> str:
     return value if isinstance(value, str) else value.__name__.removeprefix("as_")
 
 
-@pytest.mark.parametrize(("form", "name"), CASES, ids=case_id)
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        # Every form of one set, and every set in one form, on each run.
+        pytest.param(form, name, marks=() if name == "imagenet-r" or form is as_tar else SLOW)
+        for form, name in CASES
+    ],
+    ids=case_id,
+)
 def test_every_form_gives_the_same_rows(
     form: Form, name: str, shared: Path, tmp_path: Path
 ) -> None:
