@@ -5,12 +5,11 @@ There is no global manager: `load_catalog()` builds a catalog, and tests build t
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -23,10 +22,10 @@ from rib_harness.errors import (
     AmbiguousComponentError,
     ConfigError,
     PluginError,
-    RibError,
     UnknownComponentError,
     nearest,
 )
+from rib_harness.guard import as_it_was, guarded, told
 from rib_harness.options import (
     Reference,
     Signature,
@@ -36,7 +35,6 @@ from rib_harness.options import (
     spelled,
 )
 from rib_harness.provenance import code_of
-from rib_harness.quiet import stdout_to_stderr
 from rib_harness.specs import KINDS, BackboneSpec, Event, MetricSpec, Spec, Variant
 
 if TYPE_CHECKING:
@@ -286,10 +284,10 @@ class Bound:
         return None if there is None else str(there)
 
     def arguments(self) -> dict[str, Any]:
-        """The options under the names of the target's parameters."""
+        """The options under the names of the target's parameters, as copies of one's own."""
         parameters = {o.name: o.parameter for o in self.component.signature.options}
         named = {parameters.get(name, name): value for name, value in self.options.items()}
-        return {**self.spec.arguments, **named}
+        return copy.deepcopy({**self.spec.arguments, **named})
 
     def key_fields(self) -> dict[str, Any]:
         """What of it goes into a key: all options; of a path the content, not the place."""
@@ -305,32 +303,6 @@ class Bound:
             "arguments": dict(self.spec.arguments),
             "options": options,
         }
-
-
-def told(error: BaseException) -> str:
-    """Type and message of whatever a plugin raised."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return f"{type(error).__name__}, whose message cannot be shown"
-
-
-@contextmanager
-def guarded(what: str) -> Iterator[None]:
-    """A component that raises is a `PluginError` that names it; its own `RibError`s go through.
-
-    `RIB_STRICT_PLUGINS=1` keeps the traceback, for authors.
-    """
-    try:
-        yield
-    except RibError:
-        raise
-    except (Exception, SystemExit) as error:
-        if os.environ.get("RIB_STRICT_PLUGINS") == "1":
-            raise
-        raise PluginError(
-            f"{what} failed: {told(error)} (RIB_STRICT_PLUGINS=1 shows the traceback)"
-        ) from error
 
 
 def _short(path: Any) -> Any:
@@ -487,7 +459,7 @@ class Catalog:
             return
         for impl in getattr(self._manager.hook, event.name).get_hookimpls():
             try:
-                with stdout_to_stderr(), _as_it_was():
+                with as_it_was(f"the observer {impl.plugin_name}.{event.name}"):
                     impl.function(**({"event": event} if "event" in impl.argnames else {}))
             except KeyboardInterrupt:
                 raise
@@ -498,29 +470,6 @@ class Catalog:
                 else:
                     self._failed.add(name)
                     log.exception("the observer %s failed", name)
-
-
-@contextmanager
-def _as_it_was() -> Iterator[None]:
-    """Put back what an observer may change for everyone: the folder, and torch's defaults."""
-    folder, torch = _folder(), sys.modules.get("torch")
-    before = (torch.get_default_dtype(), torch.is_grad_enabled()) if torch else None
-    try:
-        yield
-    finally:
-        if folder and folder != _folder():
-            os.chdir(folder)
-        if torch and before:
-            torch.set_default_dtype(before[0])
-            torch.set_grad_enabled(before[1])
-
-
-def _folder() -> str:
-    """The working directory; empty where it was deleted."""
-    try:
-        return str(Path.cwd())
-    except OSError:
-        return ""
 
 
 def load_catalog(

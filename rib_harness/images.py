@@ -54,6 +54,7 @@ class Preprocess:
                         f"in 0 … 1, got {value!r}."
                     ]
                 )
+            object.__setattr__(self, name, tuple(value))
 
     def pixels(self, picture: Image.Image) -> NDArray[np.uint8]:
         """The input before normalisation: (3, size, size), uint8.
@@ -115,6 +116,9 @@ def centre_crop(picture: Image.Image, size: int) -> Image.Image:
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images as columns; labels are known without decoding a picture.
+
+    All that a run's steps share, so nothing of it can be written to: arrays are read-only, lists
+    become tuples.
 
     Args:
         labels: (N,) int64, indices into `classes`.
@@ -191,6 +195,9 @@ class ImageSet:
                         "in one class, once"
                     )
                 seen[i] = name
+        for column in ("labels", "source", "group", "names", "contents", "classes", "notes"):
+            object.__setattr__(self, column, _fixed(getattr(self, column)))
+        object.__setattr__(self, "class_map", tuple(map(tuple, self.class_map)))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -221,9 +228,9 @@ class ImageSet:
                 picture = read(int(index))
                 if isinstance(picture, Image.Image):
                     return as_rgb(picture)
-        except DataError:
+        except (DataError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # `sys.exit` in it, too
             raise DataError(undecodable(self.names[index], error)) from error
         raise DataError(
             f"{self.names[index]}: `read` gave {type(picture).__name__}, expected a PIL image: "
@@ -255,6 +262,14 @@ class ImageSet:
             if seen[cell] <= per_class:
                 keep.append(i)
         return replace(self.taken(np.asarray(keep, dtype=np.int64)), limit=per_class)
+
+
+def _fixed(column: Any) -> Any:
+    """A column that cannot be written to; other sequences, as those that read a file, stay."""
+    if isinstance(column, np.ndarray):
+        column = column.view()
+        column.flags.writeable = False
+    return tuple(column) if isinstance(column, list) else column
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,9 @@ import pluggy
 from packaging.utils import canonicalize_name
 
 from rib_harness import hookspecs
-from rib_harness.catalog import FIRST_PARTY, Component, Plugin, Status, told
+from rib_harness.catalog import FIRST_PARTY, Component, Plugin, Status
 from rib_harness.errors import PluginError, nearest
-from rib_harness.quiet import stdout_to_stderr
+from rib_harness.guard import as_it_was, told
 from rib_harness.spec_checks import NAME, checked
 from rib_harness.specs import KINDS, BackboneSpec, LabelSpace, Spec, Variant
 
@@ -139,7 +139,7 @@ class Loader:
                 raise ValueError("a plugin's name is lower-case words joined by hyphens")
             if not metadata.EntryPoint.pattern.match(point.value):
                 raise ValueError(f"expected the entry point 'package.module', got {point.value!r}")
-            with stdout_to_stderr():
+            with as_it_was(f"loading the plugin {point.name}"):
                 module = point.load()
             api = getattr(module, "RIB_PLUGIN_API", None)
             if isinstance(api, bool) or api != hookspecs.PLUGIN_API:
@@ -154,7 +154,7 @@ class Loader:
                     **facts(),
                 )
                 return
-            with stdout_to_stderr():
+            with as_it_was(f"loading the plugin {point.name}"):
                 specs = self._collect(point.name, module)
         except KeyboardInterrupt:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
@@ -64,7 +65,7 @@ def measure(run: RunResult, store: Store, metric: Component) -> list[Value]:
     compute = partial(load_target(spec.target, metric.what), **spec.arguments)
     with guarded(metric.what):
         if spec.level == "matrix":
-            values = list(_flat(compute(run.matrix)))
+            values = list(_flat(compute(copy.deepcopy(run.matrix))))
         elif spec.level == "scores":
             values = _of_scores(run, store, compute)
         else:
@@ -142,6 +143,8 @@ def _of_features(
                     "Some features are missing: give the command with --features again."
                 )
             kept[key] = Features.read(store.file(key, FEATURES))
+            for column in ("features", "logits", "labels", "index"):
+                getattr(kept[key], column).flags.writeable = False
         return kept[key]
 
     values, reason = [], None

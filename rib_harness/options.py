@@ -19,9 +19,10 @@ import inspect
 import itertools
 import json
 import re
+import sys
 import typing
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any
 
 from rib_harness.errors import ConfigError, PluginError, nearest
 from rib_harness.given import no_number, plain_values, user_path
+from rib_harness.guard import as_it_was, told
 
 #: Stands for "no default: the option must be given".
 REQUIRED = "<required>"
@@ -228,11 +230,12 @@ def load_target(target: str, what: str) -> Any:
     """Import `package.module:attribute`."""
     module_name, _, attribute = target.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"{what} could not be loaded from {target}: {type(error).__name__}: {error}"
-        ) from error
+        with _importing(module_name, what):
+            module = importlib.import_module(module_name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(f"{what} could not be loaded from {target}: {told(error)}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
         said = "is no class or function" if hasattr(module, attribute) else "is not there"
@@ -243,16 +246,23 @@ def load_target(target: str, what: str) -> Any:
     return found
 
 
+def _importing(module: str, what: str) -> AbstractContextManager[None]:
+    """Around an import; what is there already, or nothing, needs no guard."""
+    there = not module or module in sys.modules
+    return nullcontext() if there else as_it_was(f"loading {what}")
+
+
 @lru_cache(maxsize=256)
 def signature_of(target: str, what: str) -> Signature:
     """The options of a target, from its source where that suffices, else by importing it."""
     module_name, _, attribute = target.partition(":")
     try:
-        found = importlib.util.find_spec(module_name)
-    except Exception as error:
-        raise PluginError(
-            f"{what} could not be loaded from {target}: {type(error).__name__}: {error}"
-        ) from error
+        with _importing(module_name.rpartition(".")[0], what):  # find_spec does
+            found = importlib.util.find_spec(module_name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(f"{what} could not be loaded from {target}: {told(error)}") from error
     if found is None:
         raise PluginError(f"{what} points to {target}, but there is no module {module_name}.")
     if found.origin and found.origin.endswith(".py"):

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from rib_harness.guard import told
+
 #: Pillow's formats of photographs. The others are icons and films, or run a program (EPS).
 FORMATS = frozenset(
     {"AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF",
@@ -83,9 +85,11 @@ def _tag(picture: Image.Image, number: int) -> Any:
     return getattr(picture, "tag_v2", {}).get(number)
 
 
-def undecodable(name: str, error: Exception) -> str:
+def undecodable(name: str, error: BaseException) -> str:
     """What to say of a picture that cannot be decoded."""
-    why = "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error
+    why: object = error if isinstance(error, Exception) else told(error)
+    if isinstance(error, UnidentifiedImageError):
+        why = "Pillow knows no such format"
     return f"{name}: this image cannot be decoded ({why}). Replace it with a whole copy."
 
 

@@ -6,6 +6,7 @@ One step that fails takes only those that need it; at the end the run says so an
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import time
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tomli_w
 
-from rib_harness.catalog import Bound, Catalog, guarded, load_catalog
+from rib_harness.catalog import Bound, Catalog, load_catalog
 from rib_harness.config import RunConfig, check_requirements, make_config
 from rib_harness.disk import check_disk, needed
 from rib_harness.errors import (
@@ -33,6 +34,7 @@ from rib_harness.errors import (
     nearest,
 )
 from rib_harness.files.download import go_offline
+from rib_harness.guard import SHOWN_BY, as_it_was, guarded
 from rib_harness.identify import identity_of
 from rib_harness.images import Preprocess
 from rib_harness.known_answers import Miss, misses
@@ -59,6 +61,8 @@ from rib_harness.threads import number_for, working
 from rib_harness.workable import check_work
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from rib_harness.engine.classifier import Classifier
     from rib_harness.engine.data import Pixels
     from rib_harness.engine.probe import Probe
@@ -360,16 +364,17 @@ class _Walk:
         self.progress.say(f"{str(miss).splitlines()[0]}: trying the usual causes …")
         bar = self.progress.bar("try causes", 7 * min(len(step.dataset.images), SAMPLE))
         try:
-            return explain(
-                miss,
-                self.pretrained(step.backbone),
-                step.dataset.images,
-                step.preprocess,
-                device=self.device,
-                batch_size=self.batch_size(step),
-                workers=self.session.config.workers,
-                advance=bar.advance,
-            )
+            with as_it_was(f"trying the causes of a miss on {step.dataset.name}"):
+                return explain(
+                    miss,
+                    self.pretrained(step.backbone),
+                    step.dataset.images,
+                    step.preprocess,
+                    device=self.device,
+                    batch_size=self.batch_size(step),
+                    workers=self.session.config.workers,
+                    advance=bar.advance,
+                )
         except Exception as error:
             log.warning("the causes could not be tried", exc_info=error)
             return replace(miss, causes=(f"not known: they could not be tried ({error!r})",))
@@ -411,24 +416,14 @@ class _Walk:
     def attempt(self, steps: Sequence[Step], work: Any) -> None:
         """Do the work; if it fails, its steps failed and the others go on."""
         begun = time.monotonic()
-        error = ""
         try:
             with working(self.threads(steps[0])):
                 work()
-        except StoreError:
-            raise  # no other step could be kept either
-        except (Exception, SystemExit) as problem:
-            if isinstance(problem, OSError) and is_full(problem):
-                raise full_disk(self.store.path) from problem
-            if isinstance(problem, DivergedError):
-                self.diverged |= {step.key for step in steps}
-            error = str(problem) if isinstance(problem, RibError) else repr(problem)
-            if not isinstance(problem, RibError):
-                error += f" (traceback in {self.write_traceback(steps[0])})"
+        except BaseException as problem:
+            for step in steps:
+                self.fail(step, problem)
         for step in steps:
-            if error:
-                self.failures[step.id] = error
-                self.progress.say(f"failed: {step.id}: {error}")
+            error = self.failures.get(step.id, "")  # of all, or of this one only
             event = Event(
                 "step_finished",
                 str(self.store.path),
@@ -439,10 +434,33 @@ class _Walk:
             )
             self.session.catalog.notify(event, log)
 
-    def write_traceback(self, step: Step) -> Path:
+    def fail(self, step: Step, problem: BaseException) -> None:
+        """Keep why a step failed, unless that is known already.
+
+        Raises:
+            BaseException: what is no failure of a step: Ctrl-C, or a store that keeps nothing.
+        """
+        if isinstance(problem, KeyboardInterrupt | StoreError):
+            raise problem
+        cause = problem.__cause__ if isinstance(problem, PluginError) else problem
+        if isinstance(cause, OSError) and is_full(cause):
+            raise full_disk(self.store.path) from problem
+        if step.id in self.failures:
+            return
+        if isinstance(problem, DivergedError):
+            self.diverged.add(step.key)
+        error = str(problem) if isinstance(problem, RibError) else repr(problem)
+        if cause is not None and not isinstance(cause, RibError):
+            kept = self.write_traceback(step, problem)
+            error = f"{error.removesuffix(SHOWN_BY)} (traceback in {kept})"
+        self.failures[step.id] = error
+        self.progress.say(f"failed: {step.id}: {error}")
+
+    def write_traceback(self, step: Step, problem: BaseException) -> Path:
         work = self.store.work(step.key)
         work.mkdir(parents=True, exist_ok=True)
-        (work / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+        text = "".join(traceback.format_exception(problem))
+        (work / "error.log").write_text(text, encoding="utf-8")
         return work / "error.log"
 
     def pixels(self, step: Step) -> Pixels:
@@ -456,23 +474,25 @@ class _Walk:
         key = (dataset.name, tuple(preprocess.pixel_fields().items()))
         if key not in self._pixels:
             bar = self.progress.bar(f"decode {dataset.name}", len(dataset.images))
+            repacked = (
+                f"{dataset.name}: its pictures are read otherwise than when they were last "
+                "decoded, so they are decoded again. Numbers that this store has already "
+                "are of the earlier ones: raise the dataset's version. If this comes each "
+                "time, `read` gives another picture each time."
+            )
             try:
-                self._pixels[key] = Pixels(
-                    dataset.images,
-                    preprocess,
-                    origin=dataset.bound.key_fields(),
-                    workers=self.session.config.workers,
-                    advance=bar.advance,
-                    repacked=lambda: self.progress.say(
-                        f"{dataset.name}: its pictures are read otherwise than when they were last "
-                        "decoded, so they are decoded again. Numbers that this store has already "
-                        "are of the earlier ones: raise the dataset's version. If this comes each "
-                        "time, `read` gives another picture each time."
-                    ),
-                )
+                with as_it_was(dataset.bound.component.what):
+                    self._pixels[key] = Pixels(
+                        dataset.images,
+                        preprocess,
+                        origin=dataset.bound.key_fields(),
+                        workers=self.session.config.workers,
+                        advance=bar.advance,
+                        repacked=lambda: self.progress.say(repacked),
+                    )
             finally:
                 bar.close()
-        return self._pixels[key].of(preprocess)
+        return self._pixels[key].of(preprocess)  # with arrays of its own
 
     def pretrained(self, backbone: PlannedBackbone) -> Classifier:
         """The untouched classifier, built once."""
@@ -511,14 +531,28 @@ class _Walk:
         same = (self.store.done(step.key) or {}).get("facts", {}).get("same_as")
         if step.method.spec.chooses and same in step.needs:  # of whatever architecture
             return self.load(step.needs[same], backbone)
-        method = step.method.build()
-        rebuild = getattr(method, "rebuild", None)
-        empty: Classifier = rebuild(pretrained) if rebuild else pretrained.copy()
-        return empty.load(self.store.file(step.key, WEIGHTS))
+        try:
+            weights = self.store.file(step.key, WEIGHTS)
+        except StoreError as error:  # of this checkpoint, not of the store
+            raise RibError(str(error)) from None
+        return self.empty(step.method, backbone).load(weights)
+
+    def own(self, backbone: PlannedBackbone) -> Classifier:
+        """A copy of the untouched classifier, for a plugin: of that all steps need there is one."""
+        return copy.deepcopy(self.pretrained(backbone))
+
+    def empty(self, method: Bound, backbone: PlannedBackbone) -> Classifier:
+        """What a checkpoint of a method is loaded into."""
+        made, empty = method.build(), self.own(backbone)
+        if not hasattr(made, "rebuild"):
+            return empty.requires_grad_(True)
+        with guarded(method.component.what):
+            rebuilt: Classifier = made.rebuild(empty)
+        return rebuilt
 
     def finetune(self, step: Step) -> None:
         """Make a checkpoint."""
-        from rib_harness.engine.device import seeded
+        from rib_harness.engine.device import make_accelerator, seeded
         from rib_harness.engine.task import Task
 
         if step.method is None or step.recipe is None:
@@ -533,9 +567,12 @@ class _Walk:
             for reference, needed in needs.items():
                 if not self.finished(needed):
                     raise RibError(f"it needs {reference}, which failed.")
-            pretrained = self.pretrained(step.backbone)
+            pretrained = self.own(step.backbone)
             before = pretrained.fingerprint()
             pixels, held = self.pixels_to_train_on(step)
+            datasets = {name: self.pixels_of(*one) for name, one in step.reads.items()}
+            given = {"": pixels, **({"held_out": held} if held else {}), **datasets}
+            labels = {name: one.images.labels.copy() for name, one in given.items()}
             task = Task(
                 pretrained=pretrained,
                 probe=self.probe(step),
@@ -543,10 +580,11 @@ class _Walk:
                 held=held,
                 recipe=step.recipe,
                 seed=step.seed,
-                accelerator=self.accelerator,
+                # Its own: what a method changes of it, no other step sees.
+                accelerator=make_accelerator(self.session.config.device, step.recipe.precision),
                 checkpoints={r: self.load(s, step.backbone) for r, s in needs.items()},
                 methods={reference: one.build() for reference, one in step.calls.items()},
-                datasets={name: self.pixels_of(*one) for name, one in step.reads.items()},
+                datasets=datasets,
                 text=getattr(step.backbone.bound.build(), "text_tower", None),
                 work=self.work_of(step),
                 save_every=self.session.config.save_every,
@@ -557,15 +595,21 @@ class _Walk:
             self.check_method(method, step.method)
             begun = time.monotonic()
             # A method may draw before its first fit, or between two: from (seed, key) only.
-            with self.tracked(step) as task.log, seeded(step.key):
+            what = step.method.component.what
+            with self.tracked(step) as task.log, seeded(step.key), guarded(what):
                 classifier = method.finetune(task)
             seconds = time.monotonic() - begun
             if pretrained.fingerprint() != before:
-                self._built.clear()
                 raise PluginError(
-                    f"{step.method.component.what} changed the pretrained classifier; it must "
-                    "work on task.pretrained.copy()."
+                    f"{what} changed the pretrained classifier; it must work on "
+                    "task.pretrained.copy()."
                 )
+            for name, one in given.items():  # torch writes to arrays that are read-only
+                if not np.array_equal(one.images.labels, labels[name]):
+                    raise PluginError(
+                        f"{what} changed the labels of {name or 'the fine-tuning set'}; it must "
+                        "work on a copy, images.labels.copy() or torch.tensor(images.labels)."
+                    )
             self.check_result(classifier, step, task.facts)
             done = {**self.done(step, seconds), "facts": task.facts}
             with self.writing(step, done) as folder:
@@ -651,8 +695,9 @@ class _Walk:
         what = step.method.component.what
         if not isinstance(classifier, Classifier):
             raise PluginError(f"{what}: finetune gave {type(classifier).__name__}, no Classifier.")
-        rebuild = getattr(step.method.build(), "rebuild", None)
-        empty = (rebuild or (lambda given: given))(self.pretrained(step.backbone))
+        rebuild = hasattr(step.method.build(), "rebuild")
+        plain = self.pretrained(step.backbone)
+        empty = self.empty(step.method, step.backbone) if rebuild else plain
         own, came = ({k: v.shape for k, v in m.state_dict().items()} for m in (empty, classifier))
         # What chooses gives the architecture of its choice, which `load` then asks.
         same = step.method.spec.chooses and facts.get("same_as") in step.needs
@@ -696,15 +741,16 @@ class _Walk:
             begun = time.monotonic()
             bar = self.progress.bar(step.id, step.images)
             try:
-                made = describe(
-                    self.load(step.model, step.backbone),
-                    self.pixels(step),
-                    slice_of(len(step.dataset.images), step.images),
-                    untouched=None if step.model is None else self.pretrained(step.backbone),
-                    device=self.device,
-                    batch_size=self.batch_size(step),
-                    advance=bar.advance,
-                )
+                with as_it_was(step.id):
+                    made = describe(
+                        self.load(step.model, step.backbone),
+                        self.pixels(step),
+                        slice_of(len(step.dataset.images), step.images),
+                        untouched=None if step.model is None else self.pretrained(step.backbone),
+                        device=self.device,
+                        batch_size=self.batch_size(step),
+                        advance=bar.advance,
+                    )
             finally:
                 bar.close()
             done = self.done(step, time.monotonic() - begun)
@@ -713,8 +759,6 @@ class _Walk:
 
     def score(self, steps: Sequence[Step]) -> None:
         """One pass over one dataset."""
-        from rib_harness.engine.evaluate import evaluate as score_all
-
         store, dataset = self.store, steps[0].dataset
         with ExitStack() as locks:
             # In one order for every process, so that two of them cannot wait for each other.
@@ -725,30 +769,65 @@ class _Walk:
             steps = [step for step in steps if not self.finished(step)]
             if not steps:
                 return
-            classifiers = {step.key: self.load(step.model, step.backbone) for step in steps}
-            these = f"{len(steps)} models" if len(steps) > 1 else "1 model"
-            label = f"evaluate {these} on {dataset.name}"
-            bar = self.progress.bar(label, len(dataset.images))
             begun = time.monotonic()
+            tables = self.tables(steps)
+            seconds = (time.monotonic() - begun) / len(steps)
+            for step in steps:
+                if step.key in tables:
+                    scores = Scores(tables[step.key])
+                    done = {**self.done(step, seconds), "summary": scores.summary()}
+                    with self.writing(step, done) as folder:
+                        scores.write(folder / SCORES)
+
+    def tables(self, steps: Sequence[Step]) -> dict[str, pa.Table]:
+        """The scores of models on one dataset, by key; one that fails takes no other with it."""
+        from rib_harness.engine.evaluate import evaluate as score_all
+
+        models: dict[str, Classifier] = {}
+        for step in steps:
             try:
+                models[step.key] = self.load(step.model, step.backbone)
+            except BaseException as problem:
+                self.fail(step, problem)
+        if not models:
+            return {}
+        pixels = self.pixels(steps[0])
+        these = f"{len(models)} models" if len(models) > 1 else "1 model"
+        label = f"evaluate {these} on {steps[0].dataset.name}"
+        bar = self.progress.bar(label, len(pixels))
+
+        def scored(models: Mapping[str, Classifier]) -> dict[str, pa.Table]:
+            with as_it_was(label):
                 tables, diverged = score_all(
-                    classifiers,
-                    self.pixels(steps[0]),
+                    models,
+                    pixels,
                     device=self.device,
                     batch_size=self.batch_size(steps[0]),
                     advance=bar.advance,
                 )
-            finally:
-                bar.close()
-            seconds = (time.monotonic() - begun) / len(steps)
             for step in steps:
                 if step.key in diverged:
-                    self.failures[step.id] = str(diverged[step.key]).replace(step.key, step.id)
-                    continue
-                scores = Scores(tables[step.key])
-                done = {**self.done(step, seconds), "summary": scores.summary()}
-                with self.writing(step, done) as folder:
-                    scores.write(folder / SCORES)
+                    text = str(diverged[step.key]).replace(step.key, step.id)
+                    self.fail(step, DivergedError(text))
+            return tables
+
+        try:
+            return scored(models)
+        except (RibError, KeyboardInterrupt):  # of the dataset, or of nobody's making
+            raise
+        except BaseException:
+            if len(models) == 1:
+                raise
+            tables: dict[str, pa.Table] = {}
+            for step in steps:  # one of them it was: each alone
+                try:
+                    if step.key in models:
+                        tables |= scored({step.key: models[step.key]})
+                except BaseException as problem:
+                    self.fail(step, problem)
+            return tables
+        finally:
+            bar.close()
 
     def finished(self, step: Step) -> bool:
         """Whether it need not be done, or another process has done it."""

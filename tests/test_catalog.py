@@ -1094,7 +1094,9 @@ def test_an_observer_leaves_folder_and_defaults_as_they_were(
     site.load().notify(Event("run_started", "store"), logging.getLogger("rib_harness"))
     assert (Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled()) == before
     assert [record.getMessage() for record in caplog.records] == [
-        "the observer watcher.run_started failed"
+        "the observer watcher.run_started changed the working directory, torch's default dtype "
+        "and torch's grad mode: put back",
+        "the observer watcher.run_started failed",
     ]
 
 

@@ -18,6 +18,7 @@ import click
 
 from rib_harness import __version__
 from rib_harness.cli.encodings import write_what_can_be_read
+from rib_harness.cli.ending import end_soon
 from rib_harness.cli.say import Printable, echo
 from rib_harness.errors import RibError, nearest
 from rib_harness.quiet import results_are_out
@@ -107,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     code = _code(arguments)
     if arguments is None:  # called as a program, which ends now
         results_are_out()
+        end_soon(code)
     sys.exit(code)
 
 
@@ -127,6 +129,8 @@ def _code(arguments: list[str] | None) -> int:
     except RibError as error:
         echo(f"Error: {error}", err=True)
         return 1
+    except SystemExit as stopped:  # a verb's, which has said why; a plugin's is no success
+        return stopped.code if isinstance(stopped.code, int) and stopped.code else 1
     except KeyboardInterrupt:
         echo("Stopped.", err=True)
         return 130

@@ -176,6 +176,7 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
     from rib_harness.arms import arms_of
     from rib_harness.catalog import FIRST_PARTY
     from rib_harness.errors import InapplicableError
+    from rib_harness.guard import guarded
     from rib_harness.options import load_target
     from rib_harness.provenance import changed_code
     from rib_harness.results import known
@@ -202,7 +203,8 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
         for name in names:
             compute = load_target(metrics[name].spec.target, metrics[name].what)
             try:
-                value = known(compute, run.matrix)
+                with guarded(metrics[name].what):
+                    value = known(compute, run.matrix)
             except InapplicableError:  # a suite without a reference has nothing to forget
                 values.append("–")
             else:

@@ -12,8 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from rib_harness.disk import pack_limit
 from rib_harness.engine.packs import DamagedPackError, Pack, write_pack
 from rib_harness.errors import ConfigError, DataError
 from rib_harness.images import ImageSet, Preprocess
+from rib_harness.readers import Readers
 
 log = logging.getLogger("rib_harness.data")
 
@@ -121,8 +121,12 @@ class Pixels:
         return len(self.images)
 
     def of(self, preprocess: Preprocess) -> Pixels:
-        """The same pixels for a preprocessing that differs in mean and std only."""
+        """The same pixels for a preprocessing that differs in mean and std only.
+
+        With labels of their own: torch writes to arrays that are read-only.
+        """
         other = copy.copy(self)
+        other.images = replace(self.images, labels=self.images.labels.copy())
         other.preprocess = preprocess
         return other
 
@@ -147,7 +151,7 @@ class Pixels:
             else:
                 return
         read = self._read if augment is None else self._augmented(augment)
-        with ThreadPoolExecutor(self.workers) as pool:
+        with Readers(self.workers) as pool:
             ahead = [pool.map(read, indices) for indices in order[:2]]
             for position in range(len(order)):
                 yield np.stack(list(ahead.pop(0)))
@@ -178,7 +182,7 @@ class Pixels:
         shape = (n, 3, side, side)
 
         def decoded(advance: Advance | None) -> Iterator[NDArray[np.uint8]]:
-            with ThreadPoolExecutor(self.workers) as pool:
+            with Readers(self.workers) as pool:
                 for chunk in in_order(n, 256):
                     yield from pool.map(self._read, chunk)
                     if advance is not None:

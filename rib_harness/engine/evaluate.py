@@ -49,7 +49,7 @@ def evaluate(
     images = pixels.images
     classes = ClassMap(images.class_map).to(device)
     normalize = Normalizer(pixels.preprocess).to(device)
-    labels = torch.from_numpy(images.labels)
+    labels = torch.tensor(images.labels)
     groups = _by_encoder(classifiers, device)
     rows: dict[str, list[Rows]] = {name: [] for name in classifiers}
     failed: dict[str, DivergedError] = {}

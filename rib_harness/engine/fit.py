@@ -35,6 +35,7 @@ from rib_harness.engine.probe import Probe
 from rib_harness.engine.track import Log
 from rib_harness.errors import ConfigError, DivergedError, InterruptedRun, RibError, nearest
 from rib_harness.progress import Progress
+from rib_harness.readers import heeded
 from rib_harness.signals import StopFlag
 from rib_harness.store import write_atomically
 
@@ -213,7 +214,7 @@ class _Fit:
         bar = self.job.progress.bar(
             self.job.label, self.total * self.recipe.batch_size, self.step * self.recipe.batch_size
         )
-        with StopFlag() as stop:
+        with StopFlag() as stop, heeded(stop):
             try:
                 self.loop(stop, bar.advance)
             finally:

@@ -92,7 +92,7 @@ class Task:
             )
         self.pretrained.to(self.device)
         self._classes = ClassMap(self.images.class_map).to(self.device)
-        self._labels = torch.from_numpy(self.images.labels)
+        self._labels = torch.tensor(self.images.labels)
         self._others: dict[str, Task] = {}
         self._normalize = Normalizer(self.pixels.preprocess).to(self.device)
 

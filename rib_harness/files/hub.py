@@ -13,7 +13,6 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from rib_harness.files.choose import LABELS, PICTURES, choose, told
 from rib_harness.files.members import CHANGED
 from rib_harness.locks import locked
 from rib_harness.pictures import is_picture
+from rib_harness.readers import Readers
 
 #: What a `Location` on the Hub begins with: `hf:REPO` or `hf:REPO#SPLIT`.
 PREFIX = "hf:"
@@ -184,7 +184,7 @@ class HubRows:
         return self._digests
 
     def _read_digests(self) -> list[str]:
-        with ThreadPoolExecutor() as pool:
+        with Readers() as pool:
             return list(
                 pool.map(lambda i: hashlib.sha256(self.read(i)).hexdigest(), range(len(self)))
             )

@@ -17,7 +17,6 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +36,7 @@ from rib_harness.files.packed import (
     zip_entries,
 )
 from rib_harness.pictures import is_picture
+from rib_harness.readers import Readers
 
 log = logging.getLogger("rib_harness.files")
 
@@ -188,7 +188,7 @@ class Members:
                 _write_index(self.parts[number], self._kept[number])
 
         try:
-            with ThreadPoolExecutor() as pool:
+            with Readers() as pool:
                 for start in range(0, len(new), 1000):
                     chunk = new[start : start + 1000]
                     for i, value in zip(chunk, pool.map(digest, chunk), strict=True):

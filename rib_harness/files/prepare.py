@@ -24,6 +24,7 @@ from rib_harness.files.members import carry_index
 from rib_harness.files.packed import is_compressed
 from rib_harness.files.verify import Report, verify
 from rib_harness.given import user_path
+from rib_harness.guard import guarded
 from rib_harness.locks import locked
 from rib_harness.progress import Progress
 from rib_harness.specs import Archive, DatasetSpec
@@ -92,7 +93,8 @@ def archives_of(bound: Bound) -> tuple[Archive, ...]:
     """The files in which the dataset is published, with its options."""
     dataset = bound.build()
     if hasattr(dataset, "archives"):
-        archives: tuple[Archive, ...] = tuple(dataset.archives())
+        with guarded(bound.component.what):
+            archives: tuple[Archive, ...] = tuple(dataset.archives())
         return archives
     spec: DatasetSpec = bound.spec
     return spec.archives

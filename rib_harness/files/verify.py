@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rib_harness.errors import DataError
+from rib_harness.guard import as_it_was
 from rib_harness.images import ImageSet
 from rib_harness.pictures import named, undecodable
+from rib_harness.readers import Readers
 
 #: Images that are decoded unless all are asked for.
 SAMPLE = 500
@@ -132,7 +133,7 @@ def _decode(
         chosen = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(np.int64))
     broken: list[str] = []
     black = rotated = 0
-    with ThreadPoolExecutor() as pool:
+    with as_it_was(images.location or "the dataset"), Readers() as pool:
         for start in range(0, len(chosen), 1000):  # not all at once: C has millions
             chunk = chosen[start : start + 1000]
             for problem, is_black, is_rotated in pool.map(lambda i: _look(images, int(i)), chunk):
@@ -162,7 +163,9 @@ def _look(images: ImageSet, index: int) -> tuple[str, bool, bool]:
         pixels: NDArray[np.uint8] = np.asarray(images.image(index))
     except DataError as error:
         return str(error), False, False
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return undecodable(images.names[index], error), False, False
     return "", not pixels.any(), rotated
 

@@ -14,6 +14,7 @@ from PIL import Image
 from rib_harness.catalog import Bound, Catalog
 from rib_harness.config import RunConfig, make_config
 from rib_harness.errors import DataError, RibError
+from rib_harness.guard import as_it_was
 from rib_harness.images import ImageSet
 from rib_harness.options import Reference
 from rib_harness.report.data import Part
@@ -118,7 +119,8 @@ def thumbnails(
         if name not in sets:
             continue
         try:
-            uri = data_uri(sets[name].shown(row))
+            with as_it_was(f"the dataset {name}"):
+                uri = data_uri(sets[name].shown(row))
         except DataError as error:
             problem = problem or str(error)
             continue

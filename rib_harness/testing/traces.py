@@ -14,6 +14,8 @@ from unittest import mock
 
 import numpy as np
 
+from rib_harness.guard import watched
+
 #: A seed that nobody else takes: a block that seeds with 0, as another did before it, is seen.
 ODD = 915_731
 
@@ -48,7 +50,7 @@ def traced(package: str = "") -> Iterator[Traces]:
         sys.modules["torch"].default_generator.manual_seed(ODD)
     start = _states()
     try:
-        with _writers() as writers:
+        with watched(), _writers() as writers:
             yield left
         now = _states()
     finally:

@@ -78,7 +78,7 @@ def descended(
         extra: (model, inputs) → what is added to the cross-entropy.
         after: called with the model, the last gradients and the weights before the step.
     """
-    x, y = inputs_of(task.images), torch.from_numpy(task.images.labels)
+    x, y = inputs_of(task.images), torch.tensor(task.images.labels)
     model, start = task.pretrained.copy(), weights_of(task.pretrained)
     for _ in range(steps):
         loss = F.cross_entropy(model(x), y) + (extra(model, x) if extra else 0)
@@ -515,7 +515,7 @@ def test_the_gradient_of_a_radius_is_that_of_the_projection() -> None:
         balls.radii.mul_(0.6)
         for i, (name, p) in enumerate(model.named_parameters()):
             p.copy_(projected(start[name], balls.moves[name], balls.radii[i]))
-    x, y = inputs_of(task.images), torch.from_numpy(task.images.labels)
+    x, y = inputs_of(task.images), torch.tensor(task.images.labels)
     F.cross_entropy(model(x), y).backward()
     radii = balls.radii.detach().clone().requires_grad_(True)
     through = {n: projected(start[n], balls.moves[n], radii[i]) for i, n in enumerate(start)}

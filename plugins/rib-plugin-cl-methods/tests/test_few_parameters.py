@@ -80,7 +80,7 @@ def train_by_hand(
     train_head: bool = True,
 ) -> tuple[nn.Module, Tensor]:
     """The head and the logits after SGD, written out, on `own` and the head."""
-    x, y = inputs_of(task.images), torch.from_numpy(task.images.labels)
+    x, y = inputs_of(task.images), torch.tensor(task.images.labels)
     head = task.pretrained.copy().head
     trained = [*own, *(head.parameters() if train_head else [])]
     for _ in range(task.recipe.epochs):
@@ -495,7 +495,7 @@ def test_it_is_adamw_on_the_residual_net_and_the_head(
     """Source: torch's AdamW on the images, written out; and `task.fit` on the images."""
     method = NoisyModelTuning(2.0, 5.0, 0.3, lr=0.01, epochs=5)
     task = tiny_task(**WHOLE) if kind.startswith("conv") else task_on(kind)
-    x, y = inputs_of(task.images), torch.from_numpy(task.images.labels)
+    x, y = inputs_of(task.images), torch.tensor(task.images.labels)
     result = method.finetune(task)
     start = NoisyModelTuning(epochs=0).finetune(task)
     head: Any = start.head

@@ -93,7 +93,7 @@ def inputs_of(images: ImageSet) -> Tensor:
 def loss_on(task: Task, model: Classifier) -> float:
     with torch.no_grad():
         logits = model.eval()(inputs_of(task.images))
-    return F.cross_entropy(logits, torch.from_numpy(task.images.labels)).item()
+    return F.cross_entropy(logits, torch.tensor(task.images.labels)).item()
 
 
 def numpy_mean(models: Sequence[Classifier], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -348,7 +348,7 @@ def by_hand(
         pull: times (θ − θ₀), times `weight`, is added to the gradient of the cross-entropy.
         distil: times the KL divergence of the old softmax(z/2) to the new one is added to it.
     """
-    x, y = inputs_of(task.images), torch.from_numpy(task.images.labels)
+    x, y = inputs_of(task.images), torch.tensor(task.images.labels)
     model, start = task.pretrained.copy(), parameters_of(task.pretrained.copy())
     old = Categorical(logits=task.pretrained(x).detach() / 2)
     for _ in range(steps):
@@ -471,7 +471,7 @@ def test_importance_tends_to_the_fisher_information() -> None:
     np.testing.assert_allclose(fisher["head.bias"], (p * (1 - p)).mean(0), rtol=0.15)
     expected = (p * (1 - p)).T @ x**2 / len(x)
     np.testing.assert_allclose(fisher["head.weight"].sum(1), expected.sum(1), rtol=0.15)
-    labels = torch.from_numpy(task.images.labels)
+    labels = torch.tensor(task.images.labels)
     _, on_bias = log_p_gradients(task, labels, torch.arange(len(x)))
     assert ((on_bias**2).mean(0) > 1.5 * fisher["head.bias"].numpy()).all()
 
@@ -567,7 +567,7 @@ def test_lwf_runs_where_a_class_has_several_ids(over: Any) -> None:
         with torch.no_grad():
             p = F.softmax(model.eval()(inputs_of(tiny_images())), 1)
         summed = torch.stack([p[:, list(one)].sum(1) for one in ids], 1)
-        return F.nll_loss(summed.log(), torch.from_numpy(tiny_images().labels)).item()
+        return F.nll_loss(summed.log(), torch.tensor(tiny_images().labels)).item()
 
     result = LearningWithoutForgetting(over=over).finetune(task())
     assert loss(result) < loss(tiny_classifier(classes=11)) - 0.01

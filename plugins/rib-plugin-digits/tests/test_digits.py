@@ -42,7 +42,7 @@ def accuracy(classifier: Classifier, part: Any) -> float:
     with torch.no_grad():
         z = classifier(images)
     best = torch.stack([z[:, list(ids)].amax(1) for ids in opened.class_map], 1).argmax(1)
-    return float((best == torch.from_numpy(opened.labels)).float().mean())
+    return float((best == torch.tensor(opened.labels)).float().mean())
 
 
 @pytest.mark.parametrize("kind", ["vit", "conv"])
