@@ -152,14 +152,15 @@ def field(world: World, variant: str, rng: random.Random) -> str:
     """A field of a JSON file is missing, or of another type."""
     artefact, how, name = variant.split(" ")
     damaged = choose(world, artefact, rng)
-    said = json.loads(damaged.file.read_text())
+    head, brace, rest = damaged.file.read_text().partition("{")  # a file of the cache has a head
+    said = json.loads(brace + rest)
     if name not in said:
         name = rng.choice(sorted(said))
     if how == "lacks":
         del said[name]
     else:
         said[name] = {"null": None, "text": "x", "list": ["x"], "negative": -1}[how]
-    damaged.file.write_text(json.dumps(said))
+    damaged.file.write_text(head + json.dumps(said))
     return check(world, artefact, rng, damaged)
 
 
