@@ -421,7 +421,25 @@ def _of_torch() -> list[_Switch]:
     )
     # Which of them there are depends on torch's version.
     attributes = [_attribute(f"torch.{setting}") for setting in settings]
-    return found + [one for one in attributes if one.read() is not _UNKNOWN]
+    return found + _hooks() + [one for one in attributes if one.read() is not _UNKNOWN]
+
+
+def _hooks() -> list[_Switch]:
+    """What is called for every module of the process."""
+    from torch.nn.modules import module
+
+    def switch(name: str, hooks: dict[Any, Any]) -> _Switch:
+        def put(state: Mapping[Any, Any]) -> None:
+            hooks.clear()
+            hooks.update(state)
+
+        return _Switch(f"torch's {name.strip('_').replace('_', ' ')}", lambda: dict(hooks), put)
+
+    return [
+        switch(name, hooks)
+        for name, hooks in vars(module).items()
+        if name.startswith("_global_") and isinstance(hooks, dict)
+    ]
 
 
 #: Modes that were entered to undo a mode that somebody left on: they end with the process.

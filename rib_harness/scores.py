@@ -75,19 +75,21 @@ class Scores:
         return int(self.table.num_rows)
 
     def column(self, name: str) -> NDArray[Any]:
-        """One column, (N,).
+        """One column, (N,), read-only.
 
         Raises:
             PluginError: there is none of this name.
         """
         check_column(name)
         array: NDArray[Any] = self.table.column(name).to_numpy(zero_copy_only=False)
+        array.flags.writeable = False
         return array
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
-        """(N,), whether the prediction is the label."""
+        """(N,), whether the prediction is the label; read-only."""
         right: NDArray[np.bool_] = self.column("prediction") == self.column("label")
+        right.flags.writeable = False
         return right
 
     def summary(self) -> dict[str, Any]:
