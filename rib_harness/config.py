@@ -246,7 +246,9 @@ def check_requirements(requires: tuple[str, ...]) -> None:
                 continue  # of another platform or Python
             found = metadata.version(requirement.name)
         except InvalidRequirement:
-            problems.append(f"requires: {text!r} is no requirement such as 'rib-plugin-x>=0.3'.")
+            problems.append(
+                f"requires: expected a requirement such as 'rib-plugin-x>=0.3', got {text!r}."
+            )
         except metadata.PackageNotFoundError:
             problems.append(f"requires {text}, which is not installed: pip install '{text}'")
         else:

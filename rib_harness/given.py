@@ -57,7 +57,9 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{what} is not valid TOML: {error}"]) from None
     except ValueError:  # Python's limit of digits
-        raise ConfigError([f"{what} has a number of more digits than a number may have."]) from None
+        raise ConfigError(
+            [f"{what} has a number of more digits than a number may have: write a smaller one."]
+        ) from None
 
 
 def plain_values(value: Any) -> Any:

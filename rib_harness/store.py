@@ -349,7 +349,9 @@ class Store:
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs of this store, oldest first; of one that does not verify, see `damaged`."""
-        found = map(self._run, sorted((self.path / "runs").glob("*.json")))
+        # Other names are of file managers and editors.
+        files = [file for file in (self.path / "runs").glob("*.json") if _is_key(file.stem)]
+        found = map(self._run, sorted(files))
         records = [record for record in found if record is not None]
         return sorted(records, key=lambda record: (record["created"], record["id"]))
 

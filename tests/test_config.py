@@ -360,7 +360,7 @@ def test_requirements() -> None:
     assert caught.value.problems == [
         f"requires rib-harness>=99, but {version} is installed.",
         "requires no-such-plugin>=1, which is not installed: pip install 'no-such-plugin>=1'",
-        "requires: 'no requirement!' is no requirement such as 'rib-plugin-x>=0.3'.",
+        "requires: expected a requirement such as 'rib-plugin-x>=0.3', got 'no requirement!'.",
     ]
 
 

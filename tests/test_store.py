@@ -308,6 +308,7 @@ def test_a_damaged_record_of_a_run_hides_no_other(store: Store) -> None:
     (path,) = [p for p in (store.path / "runs").iterdir() if '"ft"' in p.read_text()]
     path.write_text(path.read_text().replace("2026-01-02", "2026-01-03"))
     opened = Store(store.path)
+    (store.path / "runs" / "._x.json").write_bytes(b"\x00\x05\x16\x07")  # of a file manager
     assert [run["method"] for run in opened.runs()] == ["lwf"]
     assert "not as it was written" in opened.damaged[path]
     opened.save_run({**RECORD, "method": "ft"}, "", "2026-01-02")
