@@ -32,6 +32,7 @@ def kill(world: World, variant: str, rng: random.Random) -> str:
         # Of a run's steps, more often than of a time: machines are of any speed.
         after, seconds_ = rng.randrange(0, 34), rng.uniform(0, 2)
         by_steps = rng.random() < 0.7
+        sent: list[float] = []
 
         def meanwhile(
             pid: int,
@@ -39,10 +40,12 @@ def kill(world: World, variant: str, rng: random.Random) -> str:
             after: int = after,
             wait: float = seconds_,
             by_steps: bool = by_steps,
+            sent: list[float] = sent,
         ) -> None:
             there = len(list(world.store.glob("steps/*"))) if by_steps else 0
-            if there >= after if by_steps else seconds > wait:
-                os.killpg(pid, number)
+            if not sent and (there >= after if by_steps else seconds > wait):
+                os.killpg(pid, number)  # once: a second one stops at once, wherever it comes
+                sent.append(seconds)
 
         said = world.run(meanwhile=meanwhile)
         if said.code == 0:
