@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ def kill(world: World, variant: str, rng: random.Random) -> str:
         ) -> None:
             there = len(list(world.store.glob("steps/*"))) if by_steps else 0
             if not sent and (there >= after if by_steps else seconds > wait):
-                os.killpg(pid, number)  # once: a second one stops at once, wherever it comes
-                sent.append(seconds)
+                with suppress(ProcessLookupError):  # it has no group of its own yet
+                    os.killpg(pid, number)
+                    sent.append(seconds)  # once: a second one stops at once, wherever it comes
 
         said = world.run(meanwhile=meanwhile)
         if said.code == 0:
