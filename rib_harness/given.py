@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rib_harness.errors import ConfigError
+from rib_harness.errors import ConfigError, nearest
 
 #: Beyond it no array has a size, and no computation a number.
 LARGEST = 2**63 - 1
@@ -37,7 +37,10 @@ def read_toml(file: Path, what: str) -> dict[str, Any]:
             raise ConfigError([f"{file} is UTF-16, and TOML is UTF-8: save it as that."])
         return parse_toml(data.decode("utf-8-sig"), str(file))
     except FileNotFoundError:
-        raise ConfigError([f"{what} {file} does not exist."]) from None
+        close = nearest(file.name, [p.name for p in file.parent.glob("*.toml")])
+        raise ConfigError(
+            [f"{what} {file} does not exist.{close} Name one that is there."]
+        ) from None
     except OSError as error:
         raise ConfigError([f"{file} cannot be read: {error.strerror}."]) from None
     except UnicodeDecodeError as error:

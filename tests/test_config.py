@@ -284,7 +284,11 @@ def test_mistakes_in_toml(toml: Any, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_bytes(b'method = "\xff"\n')
     (text,) = problems({}, tmp_path / "run.toml")
     assert text.startswith(f"{tmp_path / 'run.toml'} is not valid TOML: ")
-    assert problems({}, Path("none.toml")) == ["The configuration file none.toml does not exist."]
+    said = "The configuration file none.toml does not exist."
+    assert problems({}, Path("none.toml")) == [f"{said} Name one that is there."]
+    Path("nones.toml").touch()
+    (problem,) = problems({}, Path("none.toml"))
+    assert "Did you mean 'nones.toml'?" in problem
 
 
 def test_a_folder_is_no_configuration_file(tmp_path: Path) -> None:

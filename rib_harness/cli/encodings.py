@@ -6,6 +6,7 @@ import codecs
 import io
 import sys
 import unicodedata
+from contextlib import suppress
 
 #: Of the characters that the harness and rich write.
 _PLAIN = {
@@ -58,4 +59,5 @@ def write_what_can_be_read() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             is_ascii = codecs.lookup(stream.encoding).name == "ascii"
-            stream.reconfigure(encoding="rib_ascii" if is_ascii else None, errors="rib-plain")
+            with suppress(OSError):  # of a pipe that nobody reads: told when it is written to
+                stream.reconfigure(encoding="rib_ascii" if is_ascii else None, errors="rib-plain")
