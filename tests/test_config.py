@@ -285,10 +285,10 @@ def test_mistakes_in_toml(toml: Any, tmp_path: Path) -> None:
     (text,) = problems({}, tmp_path / "run.toml")
     assert text.startswith(f"{tmp_path / 'run.toml'} is not valid TOML: ")
     said = "The configuration file none.toml does not exist."
-    assert problems({}, Path("none.toml")) == [f"{said} Name one that is there."]
     Path("nones.toml").touch()
     (problem,) = problems({}, Path("none.toml"))
-    assert "Did you mean 'nones.toml'?" in problem
+    assert problem.startswith(f"{said} Did you mean 'nones.toml'")
+    assert problem.endswith("Name one that is there.")
 
 
 def test_a_folder_is_no_configuration_file(tmp_path: Path) -> None:
