@@ -468,15 +468,15 @@ def _sync(path: Path) -> None:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the disk, or the user's share of it, is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether the disk, or the user's share of it, is full, or a file may not grow (ulimit -f)."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def full_disk(path: Path) -> StoreError:
     """What to say then."""
     return StoreError(
-        f"The disk of {path} is full. Finished steps are whole: free some space and give the same "
-        "command again."
+        f"The disk of {path} is full, or files on it may not grow (quota, ulimit -f). Finished steps "
+        "are whole: free some space and give the same command again."
     )
 
 

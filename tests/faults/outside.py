@@ -363,7 +363,6 @@ def config(world: World, variant: str, rng: random.Random) -> str:
 ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a config that is a folder": (("run", "-c", "/"), ("/",)),
     "a config that is not there": (("run", "-c", "/nowhere.toml"), ("nowhere",)),
-    "a data root that is not there": (("run", "-m", "ft", "--data-root", "/nowhere"), ("nowhere",)),
     "a sweep of nothing": (("run", "-m", "ft", "--sweep", "x="), ("sweep", "x")),
     "a search of nothing": (("run", "-m", "ft", "--search", "x=1,2"), ("x",)),
     "a set without a value": (("run", "-m", "ft", "--set", "recipe.lr"), ("--set",)),
