@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rib_harness.errors import StoreError
+from rib_harness.errors import RibError, StoreError
 from rib_harness.files.digest import file_digest
 from rib_harness.locks import locked
 
@@ -112,11 +112,13 @@ class Store:
                     "--store."
                 )
             self._format = int(found)
-        elif self.path.exists() and any(map(_foreign, self.path.iterdir())):
-            raise StoreError(
-                f"{self.path} holds files but no store.json, so it is no rib-harness store. "
-                "Choose another --store."
-            )
+        elif self.path.exists():
+            if any(map(_foreign, self.path.iterdir())):
+                raise StoreError(
+                    f"{self.path} holds files but no store.json, so it is no rib-harness store. "
+                    "Choose another --store."
+                )
+            self._format = 1  # a damaged marker was deleted, maybe: what has no digests gets some
 
     def prepare(self) -> None:
         """Make the folders, and find out now whether they can be written.
@@ -151,6 +153,9 @@ class Store:
             return None
         folder, whole = self.folder(key), True
         self.damaged.pop(folder, None)
+        if "files" not in record and (wrong := self._contradiction(key, record)):
+            self._damage(folder, wrong)
+            return None
         for name, said in record.get("files", {}).items():
             whole &= self._whole(folder / name, said, hashed=name != WEIGHTS)
         for parent, digest in record.get("made_from", {}).items():
@@ -424,10 +429,44 @@ class Store:
             sealed = {**run, "sha256": digest_of(run)}
             write_atomically(self.path / "runs" / f"{run['id']}.json", _json(sealed))
         for key in self.step_keys():
-            record = self._record(key)
+            record = self.done(key)
             if record is not None and "sha256" not in record:
-                sealed = _sealed({**record, "key": key}, self.folder(key))
+                inputs = _read_json(self.folder(key) / "step.json")
+                rests_on = {inputs.get("checkpoint", ""), *inputs.get("needs", {}).values()}
+                weights = {one: self.path / "steps" / one / WEIGHTS for one in rests_on if one}
+                made_from = {k: file_digest(v) for k, v in sorted(weights.items()) if v.is_file()}
+                sealed = {**record, "key": key, "made_from": made_from}
+                sealed = _sealed(sealed, self.folder(key))
                 write_atomically(self.folder(key) / "done.json", _json(sealed))
+
+    def _contradiction(self, key: str, record: Mapping[str, Any]) -> str:
+        """What is wrong with a step of format 1, as far as it can be known without digests."""
+        folder, kind = self.folder(key), record.get("kind")
+        made = {"evaluate": SCORES, "finetune": WEIGHTS, "features": FEATURES}.get(str(kind))
+        try:
+            if key_of(_read_json(folder / "step.json")) != key:
+                return "step.json is of another step"
+            if made is not None and not (folder / made).is_file():
+                return f"{made} is not there"
+            if made == SCORES:
+                from rib_harness.scores import Scores
+
+                scored = Scores.read(folder / SCORES).summary()
+                if any(scored[name] != record["summary"][name] for name in scored):
+                    return f"{SCORES} and done.json do not say the same"
+            elif made is not None:
+                from safetensors import SafetensorError, safe_open
+
+                try:
+                    with safe_open(folder / made, "numpy"):
+                        pass
+                except SafetensorError:
+                    return f"{made} is cut short or no such file"
+        except _DamagedError as error:
+            return f"step.json: {error}"
+        except (RibError, KeyError, TypeError):
+            return f"{made} cannot be read, or done.json lacks a field"
+        return ""
 
 
 def _foreign(path: Path) -> bool:

@@ -14,9 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from safetensors.numpy import save_file
 
 from rib_harness import StoreError
+from rib_harness.scores import SCORES as COLUMNS
+from rib_harness.scores import Scores
 from rib_harness.store import SCORES, WEIGHTS, Store, artefact_digest, key_of, write_atomically
 
 RECORD = {"format": "rib-harness.run/1", "method": "lwf"}
@@ -141,6 +146,8 @@ def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
 
 INPUTS = {"kind": "evaluate", "engine": 1}
 KEY = key_of(INPUTS)
+SCORED_INPUTS = {"kind": "evaluate", "checkpoint": KEY}
+SCORED = key_of(SCORED_INPUTS)
 
 
 @pytest.fixture
@@ -278,14 +285,75 @@ def test_what_was_scored_of_a_checkpoint_that_was_made_anew_is_no_result(store: 
     assert "finetune/x, which was made anew" in store.damaged[store.folder(scored)]
 
 
+def unseal(step: Path) -> dict[str, Any]:
+    """As format 1 had it: no digests."""
+    done: dict[str, Any] = json.loads((step / "done.json").read_text())
+    done = {k: v for k, v in done.items() if k not in ("files", "sha256", "made_from")}
+    (step / "done.json").write_text(json.dumps(done))
+    return done
+
+
+@pytest.fixture
+def old(store: Store) -> Store:
+    """A store of format 1: a checkpoint, and what it was scored."""
+    rows: dict[str, Any] = {
+        "label": [0, 1],
+        "prediction": [0, 0],
+        "group": ["", ""],
+        "source": ["a", "b"],
+    }
+    rows["top5"] = [True, True]
+    scores = Scores(pa.table({name: rows.get(name, [0, 0]) for name in COLUMNS.names}, COLUMNS))
+    with store.writing(KEY, INPUTS, {"id": "finetune/x", "kind": "finetune"}) as folder:
+        save_file({"w": np.zeros(9)}, folder / WEIGHTS)
+    done = {"id": "evaluate/x", "kind": "evaluate", "summary": scores.summary()}
+    with store.writing(SCORED, SCORED_INPUTS, done) as folder:
+        scores.write(folder / SCORES)
+    for key in (KEY, SCORED):
+        unseal(store.folder(key))
+    (store.path / "store.json").write_text('{"format": 1}')
+    return Store(store.path)
+
+
+def test_what_was_scored_in_format_1_is_of_the_checkpoint_of_then(old: Store) -> None:
+    old.prepare()
+    assert old.done(SCORED) is not None
+    with old.writing(KEY, INPUTS, {"id": "finetune/x", "kind": "finetune"}) as folder:
+        save_file({"w": np.ones(9)}, folder / WEIGHTS)
+    assert old.done(SCORED) is None
+
+
+def test_no_step_of_format_1_is_lost_with_its_marker(old: Store) -> None:
+    """The advice for a damaged marker is to delete it."""
+    (old.path / "store.json").unlink()
+    opened = Store(old.path)
+    opened.prepare()
+    assert all(Store(old.path).whole(key) for key in (KEY, SCORED))
+
+
+@pytest.mark.parametrize("key, name, damage", [
+    (KEY, WEIGHTS, Path.unlink),
+    (KEY, WEIGHTS, lambda path: os.truncate(path, 90)),
+    (SCORED, SCORES, Path.unlink),
+    (SCORED, SCORES, lambda path: os.truncate(path, 300)),
+    (SCORED, "step.json", lambda path: path.write_text("{}")),
+    (SCORED, "done.json", lambda path: path.write_text(
+        path.read_text().replace('"correct": 1', '"correct": 2'))),
+])  # fmt: skip
+def test_damage_of_format_1_is_not_sealed(
+    old: Store, key: str, name: str, damage: Callable[[Path], object]
+) -> None:
+    damage(old.folder(key) / name)
+    assert old.done(key) is None
+    old.prepare()
+    assert Store(old.path).done(key) is None
+
+
 def test_a_store_of_format_1_opens_and_is_sealed_when_it_is_next_written(
     store: Store, step: Path
 ) -> None:
     """As the version before wrote it: no digests."""
-    done = json.loads((step / "done.json").read_text())
-    for name in ("files", "sha256"):
-        del done[name]
-    (step / "done.json").write_text(json.dumps(done))
+    done = unseal(step)
     store.save_run(RECORD, "", "2026-01-01")
     (run,) = (store.path / "runs").iterdir()
     record = json.loads(run.read_text())

@@ -107,7 +107,8 @@ def print_results(results: Results, catalog: Catalog) -> None:
         for columns in _that_fit(trained, runs[0]):
             _print_matrix(runs[0], columns, results.backbone_of(runs[0]))
         if trained:
-            _print_summary(Results(trained, results.store), catalog)
+            _print_summary(shown := Results(trained, results.store), catalog)
+            results.damaged |= shown.damaged
         choices = [line for run in trained for line in run.describe_choices()]
         for line in [*runs[0].describe_known_answers(), *choices]:
             console().print(line, style="dim")

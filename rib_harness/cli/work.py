@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def work(config: RunConfig, *, dry_run: bool) -> None:
     """Open a session, do its missing steps, print the table; errors go up, with what is kept."""
     from rib_harness.cli.tables import print_results
+    from rib_harness.errors import StoreError
     from rib_harness.runner import MismatchError, PartialFailureError, execute, open_session
 
     with RichProgress() as progress:
@@ -53,3 +54,5 @@ def work(config: RunConfig, *, dry_run: bool) -> None:
     echo(f"Store: {session.store.path}", err=True)
     if failure is not None:
         raise failure
+    if results.damaged:  # what was whole when the run ended
+        raise StoreError("\n".join(sorted(results.damaged)))
