@@ -274,13 +274,32 @@ def test_the_plan_says_how_much_disk_is_needed(
 def test_a_run_that_does_not_fit_says_so_before_it_starts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("rib_harness.disk.shutil.disk_usage", lambda _: usage(9, 9, 54_000))
-    call("run", *SMALL, "-m", "ft", expect=1)
+    free(monkeypatch, 54_000)
+    with monkeypatch.context() as patched:
+        patched.setattr("rib_harness.runner._Walk.pixels", lambda *_: pytest.fail("it started"))
+        call("run", *SMALL, "-m", "ft", expect=1)
     err = capsys.readouterr().err
     assert re.search(r"still needs about 1\.\d MB in the store store \(checkpoints 5\d\d", err)
     assert "its disk has 54.0 kB free" in err
     assert list(Path("store/steps").iterdir()) == []
+
+
+def test_a_run_that_fits_no_more_once_its_pictures_are_decoded_trains_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, 10**12, 54_000)
+    call("run", *SMALL, "-m", "ft", expect=1)
+    assert "its disk has 54.0 kB free" in capsys.readouterr().err
+    assert list(Path("store/steps").iterdir()) == []
+
+
+def free(monkeypatch: pytest.MonkeyPatch, *sizes: int) -> None:
+    """Bytes that are free on every disk when it is asked for; the last ones from then on."""
+    usage, left = namedtuple("usage", "total used free"), list(sizes)
+    monkeypatch.setattr(
+        "rib_harness.disk.shutil.disk_usage",
+        lambda _: usage(9, 9, left.pop(0) if len(left) > 1 else left[0]),
+    )
 
 
 @pytest.mark.parametrize(

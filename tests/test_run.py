@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
+import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +27,12 @@ from rib_harness import (
     PartialFailureError,
     Preprocess,
     RibError,
+    StoreError,
     Task,
 )
 from rib_harness.catalog import Catalog, Component, load_catalog
 from rib_harness.config import RunConfig, make_config
+from rib_harness.errors import InterruptedRun
 from rib_harness.identify import identity_of
 from rib_harness.matrix import IncompleteError
 from rib_harness.plan import Plan, make_plan
@@ -36,6 +41,7 @@ from rib_harness.runner import execute, open_session
 from rib_harness.specs import BackboneSpec, DatasetSpec, LabelSpace, SuiteSpec
 from rib_harness.store import Store
 from rib_harness.testing import catalog_with, tiny_images
+from rib_harness.threads import working
 
 SMALL: dict[str, Any] = {
     "backbone": "digits-conv",
@@ -379,6 +385,44 @@ def test_one_step_that_fails_takes_only_those_that_need_it() -> None:
     assert fails.to_json()["ri"]["digits-r"] is not None
     with pytest.raises(IncompleteError):
         _ = fails.mri
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_asks_a_run_to_end_is_heard_outside_of_a_fit_too(number: int) -> None:
+    class Told:
+        def finetune(self, task: Task) -> Classifier:
+            os.kill(os.getpid(), number)
+            return task.fit(task.pretrained.copy())
+
+    catalog = catalog_with((MethodSpec(name="told", target="", summary=""), Told))
+    before = signal.signal(number, lambda *_: None)  # what was not heard would end the tests
+    try:
+        with pytest.raises(InterruptedRun):
+            execute(open_session(make_config(settings(method="told")), catalog=catalog))
+    finally:
+        signal.signal(number, before)
+    done = [done["kind"] for _, _, done in Store("store").steps()]
+    assert done == ["evaluate"] * 3  # of before: they are kept
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_ends_the_run_whichever_step_meets_it(code: int) -> None:
+    class Writes:
+        def finetune(self, task: Task) -> Classifier:
+            raise OSError(code, os.strerror(code))
+
+    catalog = catalog_with((MethodSpec(name="writes", target="", summary=""), Writes))
+    with pytest.raises(StoreError, match="The disk of store is full. Finished steps are whole"):
+        execute(open_session(make_config(settings(method="writes")), catalog=catalog))
+
+
+@pytest.mark.parametrize(("asked", "number"), [(None, 1), (3, 3)])
+def test_a_step_has_its_threads_and_says_how_many(asked: int | None, number: int) -> None:
+    with working(5):
+        rib_harness.evaluate(**{**SMALL, "threads": asked, "store": "store"})
+        assert torch.get_num_threads() == 5
+    used = [done["provenance"]["threads"] for _, _, done in Store("store").steps()]
+    assert used == [number] * 3
 
 
 def test_a_method_that_diverges_is_never_scored() -> None:

@@ -58,6 +58,32 @@ def test_a_step_is_there_only_when_its_block_ended_well(store: Store) -> None:
     assert [key for key, _, _ in store.steps()] == [a]
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_and_harms_no_finished_step(
+    store: Store, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def write(text: str) -> None:
+        with store.writing(KEY, INPUTS, {"id": "x"}) as folder:
+            (folder / SCORES).write_text(text)
+
+    def full(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    write("old")
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(StoreError, match="is full. Finished steps are whole: free some space"):
+            write("new")
+        with pytest.raises(StoreError, match="is full"):
+            store.save_run(RECORD, "", "2026-01-01")
+    assert store.whole(KEY)
+    assert store.file(KEY, SCORES).read_text() == "old"
+    assert store.runs() == []
+    assert list((store.path / "work").iterdir()) == []
+    write("new")
+    assert store.file(KEY, SCORES).read_text() == "new"
+
+
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Inodes as they are synced, and names as they are given."""
