@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rib_harness.errors import RibError, StoreError
+from rib_harness.errors import StoreError
 from rib_harness.files.digest import file_digest
 from rib_harness.locks import locked
 
@@ -98,8 +98,8 @@ class Store:
         marker = self.path / "store.json"
         if os.path.lexists(marker):
             try:
-                found = _read_json(marker)["format"]
-            except (_DamagedError, KeyError) as error:
+                found = read_json(marker)["format"]
+            except (DamagedFileError, KeyError) as error:
                 raise StoreError(
                     f"{marker} is damaged ({_told(error)}); it holds nothing but the version of "
                     "the layout. Delete this one file: the next `rib-harness run` writes it anew, "
@@ -153,8 +153,7 @@ class Store:
             return None
         folder, whole = self.folder(key), True
         self.damaged.pop(folder, None)
-        if "files" not in record and (wrong := self._contradiction(key, record)):
-            self._damage(folder, wrong)
+        if "files" not in record and not self._agrees(key, record):
             return None
         for name, said in record.get("files", {}).items():
             whole &= self._whole(folder / name, said, hashed=name != WEIGHTS)
@@ -164,6 +163,18 @@ class Store:
                 self._damage(folder, f"it was made from {made['id']}, which was made anew since")
                 whole = False
         return record if whole else None
+
+    def _agrees(self, key: str, record: Mapping[str, Any]) -> bool:
+        """Whether a step of format 1 does not contradict itself; looked at once a process."""
+        from rib_harness.format_1 import contradiction
+
+        folder, state = self.folder(key), self._records[key][0]
+        if self._verified.get(folder) != state:
+            if wrong := contradiction(folder, record):
+                self._damage(folder, wrong)
+                return False
+            self._verified[folder] = state
+        return True
 
     def whole(self, key: str) -> bool:
         """Whether a step is done and all of its files verify, weights too."""
@@ -201,8 +212,8 @@ class Store:
         if self._record(key) is None:
             return None
         try:
-            return _read_json(self.file(key, "step.json"))
-        except (_DamagedError, StoreError):
+            return read_json(self.file(key, "step.json"))
+        except (DamagedFileError, StoreError):
             return None
 
     def _record(self, key: str) -> dict[str, Any] | None:
@@ -214,8 +225,8 @@ class Store:
             state = _state(path)
             if key in self._records and self._records[key][0] == state:
                 return self._records[key][1]
-            record = _read_json(path)
-        except (_DamagedError, OSError) as error:
+            record = read_json(path)
+        except (DamagedFileError, OSError) as error:
             wrong = _told(error)
         else:
             wrong = ""
@@ -363,8 +374,8 @@ class Store:
     def _run(self, path: Path) -> dict[str, Any] | None:
         """A run's record, if it is as it was written."""
         try:
-            record = _read_json(path)
-        except _DamagedError as error:
+            record = read_json(path)
+        except DamagedFileError as error:
             record, wrong = {}, _told(error)
         else:
             wrong = ""
@@ -425,48 +436,17 @@ class Store:
 
     def _seal(self) -> None:
         """Give steps and runs of a store of format 1 digests of what they are now."""
+        from rib_harness.format_1 import made_from
+
         for run in self.runs():
             sealed = {**run, "sha256": digest_of(run)}
             write_atomically(self.path / "runs" / f"{run['id']}.json", _json(sealed))
         for key in self.step_keys():
             record = self.done(key)
             if record is not None and "sha256" not in record:
-                inputs = _read_json(self.folder(key) / "step.json")
-                rests_on = {inputs.get("checkpoint", ""), *inputs.get("needs", {}).values()}
-                weights = {one: self.path / "steps" / one / WEIGHTS for one in rests_on if one}
-                made_from = {k: file_digest(v) for k, v in sorted(weights.items()) if v.is_file()}
-                sealed = {**record, "key": key, "made_from": made_from}
-                sealed = _sealed(sealed, self.folder(key))
-                write_atomically(self.folder(key) / "done.json", _json(sealed))
-
-    def _contradiction(self, key: str, record: Mapping[str, Any]) -> str:
-        """What is wrong with a step of format 1, as far as it can be known without digests."""
-        folder, kind = self.folder(key), record.get("kind")
-        made = {"evaluate": SCORES, "finetune": WEIGHTS, "features": FEATURES}.get(str(kind))
-        try:
-            if key_of(_read_json(folder / "step.json")) != key:
-                return "step.json is of another step"
-            if made is not None and not (folder / made).is_file():
-                return f"{made} is not there"
-            if made == SCORES:
-                from rib_harness.scores import Scores
-
-                scored = Scores.read(folder / SCORES).summary()
-                if any(scored[name] != record["summary"][name] for name in scored):
-                    return f"{SCORES} and done.json do not say the same"
-            elif made is not None:
-                from safetensors import SafetensorError, safe_open
-
-                try:
-                    with safe_open(folder / made, "numpy"):
-                        pass
-                except SafetensorError:
-                    return f"{made} is cut short or no such file"
-        except _DamagedError as error:
-            return f"step.json: {error}"
-        except (RibError, KeyError, TypeError):
-            return f"{made} cannot be read, or done.json lacks a field"
-        return ""
+                folder = self.folder(key)
+                sealed = {**record, "key": key, "made_from": made_from(folder)}
+                write_atomically(folder / "done.json", _json(_sealed(sealed, folder)))
 
 
 def _foreign(path: Path) -> bool:
@@ -514,8 +494,8 @@ def is_full(error: OSError) -> bool:
 def full_disk(path: Path) -> StoreError:
     """What to say then."""
     return StoreError(
-        f"The disk of {path} is full, or files on it may not grow (quota, ulimit -f). Finished steps "
-        "are whole: free some space and give the same command again."
+        f"The disk of {path} is full, or files on it may not grow (quota, ulimit -f). Finished "
+        "steps are whole: free some space and give the same command again."
     )
 
 
@@ -570,7 +550,7 @@ def _run_id(record: Mapping[str, Any]) -> str:
     return key_of({k: v for k, v in record.items() if k not in apart})[:16]
 
 
-class _DamagedError(Exception):
+class DamagedFileError(Exception):
     """A file that is not what was written; the text says how."""
 
 
@@ -586,11 +566,11 @@ def _state(path: Path) -> _State:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """An object.
 
     Raises:
-        _DamagedError: it holds something else, or cannot be read at all.
+        DamagedFileError: it holds something else, or cannot be read at all.
         StoreError: this user may not read it.
     """
     try:
@@ -598,11 +578,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     except PermissionError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
     except OSError as error:
-        raise _DamagedError(_told(error)) from None
+        raise DamagedFileError(_told(error)) from None
     except (ValueError, RecursionError) as error:
-        raise _DamagedError(str(error)) from None
+        raise DamagedFileError(str(error)) from None
     if not isinstance(data, dict):
-        raise _DamagedError(f"expected an object, got {type(data).__name__}")
+        raise DamagedFileError(f"expected an object, got {type(data).__name__}")
     return data
 
 

@@ -58,7 +58,7 @@ def test_a_step_is_there_only_when_its_block_ended_well(store: Store) -> None:
     assert [key for key, _, _ in store.steps()] == [a]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_told_and_harms_no_finished_step(
     store: Store, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -72,7 +72,7 @@ def test_a_full_disk_is_told_and_harms_no_finished_step(
     write("old")
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
-        with pytest.raises(StoreError, match="is full. Finished steps are whole: free some space"):
+        with pytest.raises(StoreError, match="is full.* Finished steps are whole: free some"):
             write("new")
         with pytest.raises(StoreError, match="is full"):
             store.save_run(RECORD, "", "2026-01-01")
@@ -421,24 +421,6 @@ def test_a_damaged_marker_is_the_only_file_to_delete(store: Store, step: Path) -
     opened = Store(store.path)
     opened.prepare()
     assert opened.done(KEY) is not None
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_disk_that_takes_no_more_is_one_message_and_loses_nothing(
-    code: int, store: Store, step: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """EFBIG: a limit on the size of files (ulimit -f)."""
-
-    def full(handle: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    with monkeypatch.context() as patched:
-        patched.setattr("os.fsync", full)
-        with pytest.raises(StoreError, match="is full"), store.writing(KEY, INPUTS, {}):
-            pass
-        with pytest.raises(StoreError, match="is full"):
-            store.save_run(RECORD, "", "2026-01-01")
-    assert store.done(KEY) is not None
 
 
 def test_a_bit_of_a_configuration_is_seen(store: Store) -> None:
