@@ -211,7 +211,7 @@ class Signature:
             elif self.extra:
                 bound[name] = _guess(value)
             else:
-                has = f"It has {', '.join(known)}." if known else "It has no options."
+                has = f"It has {', '.join(known)}." if known else "It has no options: leave it out."
                 problems.append(f"{what} has no option {name!r}.{nearest(name, known)} {has}")
         for option in self.options:
             if option.name in given:

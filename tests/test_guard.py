@@ -85,7 +85,7 @@ CHANGES: dict[str, Callable[[], object]] = {
     "torch's autocast dtype on cpu": lambda: torch.set_autocast_dtype("cpu", torch.float16),
     "torch's flash attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
     "torch's float32 matmul precision": lambda: torch.set_float32_matmul_precision("medium"),
-    "torch.backends.cuda.matmul": (lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True)),
+    "matmul": (lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True)),
     "torch.backends.cudnn.enabled": lambda: setattr(torch.backends.cudnn, "enabled", False),
     "torch.backends.cudnn.benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
     "torch.backends.mkldnn.enabled": lambda: setattr(torch.backends.mkldnn, "enabled", False),

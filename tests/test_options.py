@@ -286,7 +286,9 @@ def test_an_unknown_option_offers_the_nearest(mine: Signature) -> None:
 def test_a_component_without_options_says_so() -> None:
     with pytest.raises(ConfigError) as caught:
         Signature(()).bind({"alpha": "1"}, "method 'p/ft'")
-    assert str(caught.value) == "method 'p/ft' has no option 'alpha'. It has no options."
+    assert (
+        str(caught.value) == "method 'p/ft' has no option 'alpha'. It has no options: leave it out."
+    )
 
 
 def test_all_problems_at_once(mine: Signature) -> None:

@@ -173,6 +173,8 @@ SAME: list[dict[str, Any]] = [
     {"allow_mismatch": True},
     {"offline": True},
     {"rerun": ("ft",)},
+    {"threads": 1},
+    {"allow_full_disk": True},
 ]
 
 
@@ -412,7 +414,7 @@ def test_a_full_disk_ends_the_run_whichever_step_meets_it(code: int) -> None:
             raise OSError(code, os.strerror(code))
 
     catalog = catalog_with((MethodSpec(name="writes", target="", summary=""), Writes))
-    with pytest.raises(StoreError, match="The disk of store is full.* Finished steps are whole"):
+    with pytest.raises(StoreError, match=r"The disk of store is full.* Finished steps are whole"):
         execute(open_session(make_config(settings(method="writes")), catalog=catalog))
 
 

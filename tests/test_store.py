@@ -72,7 +72,7 @@ def test_a_full_disk_is_told_and_harms_no_finished_step(
     write("old")
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
-        with pytest.raises(StoreError, match="is full.* Finished steps are whole: free some"):
+        with pytest.raises(StoreError, match=r"is full.* Finished steps are whole: free some"):
             write("new")
         with pytest.raises(StoreError, match="is full"):
             store.save_run(RECORD, "", "2026-01-01")

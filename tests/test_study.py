@@ -377,18 +377,12 @@ def test_a_dry_run_counts_each_step_once_and_writes_nothing(catalog: Catalog) ->
 
 
 def test_one_that_fails_does_not_lose_the_others(store: Path) -> None:
-    Path("mine.toml").write_text(
-        tiny(
-            "curves",
-            'vary.lr = [{ lr = 1e30 }, { lr = 0.001 }]\nvary.optimizer = [{ optimizer = "sgdd" }]',
-        )
-    )
+    Path("mine.toml").write_text(tiny("curves", "vary.lr = [{ lr = 1e30 }, { lr = 0.001 }]"))
     done = call("run", "mine.toml", "--store", str(store), "--out", "out", "--seed", "3")
     assert done.exit_code == 1
     said = str(done.exception)
-    assert "2 configuration(s) are not whole" in said
+    assert "1 configuration(s) are not whole" in said
     assert "lr 1e+30: " in said
-    assert "optimizer sgdd: " in said
     points = read_csv(Path("out/mine.csv"))
     assert [(p["x"], bool(p["mri"])) for p in points] == [("1e+30", False), ("0.001", True)]
     assert "INCOMPLETE" in done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from rib_harness import DataError, ImageSet, Preprocess
 from rib_harness.catalog import load_catalog
 from rib_harness.engine.data import Pixels, in_order
 from rib_harness.files import members
+from rib_harness.readers import Readers
 
 MEMBERS = ["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
            "imagenet-cartoon", "imagenet-drawing"]  # fmt: skip
@@ -171,7 +171,7 @@ def test_an_interrupted_reading_keeps_what_was_read(
         return original(self, member)
 
     monkeypatch.setattr(members.Folder, "read", counted)
-    monkeypatch.setattr(members, "ThreadPoolExecutor", lambda: ThreadPoolExecutor(1))
+    monkeypatch.setattr(members, "Readers", lambda: Readers(1))
     with pytest.raises(KeyboardInterrupt):
         opened("imagenet", tmp_path)
     before = set(read[:3])

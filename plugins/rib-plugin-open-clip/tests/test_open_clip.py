@@ -80,6 +80,8 @@ def make(folder: Path, name: str) -> tuple[Any, dict[str, Path]]:
     model = open_clip.create_model(name).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # so that nothing is at a special value
+            # CoCa leaves one as the memory was.
+            parameter.copy_(torch.where(parameter.abs() < 100, parameter, 0.0))
             parameter.add_(0.1 * torch.randn_like(parameter))
         model.logit_scale.fill_(3.1)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
