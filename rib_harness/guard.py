@@ -419,6 +419,8 @@ def _of_torch() -> list[_Switch]:
         "backends.mkldnn.deterministic",
         "utils.deterministic.fill_uninitialized_memory",
     )
+    found += _hooks("modules", sys.modules["torch.nn.modules.module"])
+    found += _hooks("optimizers", sys.modules["torch.optim.optimizer"])
     # Which of them there are depends on torch's version.
     attributes = [_attribute(f"torch.{setting}") for setting in settings]
     return found + _hooks() + [one for one in attributes if one.read() is not _UNKNOWN]
@@ -439,6 +441,25 @@ def _hooks() -> list[_Switch]:
         switch(name, hooks)
         for name, hooks in vars(module).items()
         if name.startswith("_global_") and isinstance(hooks, dict)
+    ]
+
+
+def _hooks(of: str, module: Any) -> list[_Switch]:
+    """What is called for every module, or optimizer, of every method."""
+    tables = [
+        table
+        for name, table in vars(module).items()
+        if name.startswith("_global_") and isinstance(table, dict)
+    ]
+
+    def put(wanted: list[dict[Any, Any]]) -> None:
+        for table, before in zip(tables, wanted, strict=True):
+            table.clear()
+            table.update(before)
+
+    empty: list[dict[Any, Any]] = [{} for _ in tables]
+    return [
+        _Switch(f"torch's hooks of all {of}", lambda: [dict(table) for table in tables], put, empty)
     ]
 
 

@@ -23,6 +23,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from rib_harness import Classifier, DataError, MethodSpec, MetricSpec, PartialFailureError, Task
 from rib_harness import Matrix as Cells
@@ -83,6 +84,12 @@ CHANGES: dict[str, Callable[[], object]] = {
     "torch's rounding of denormal numbers": lambda: torch.set_flush_denormal(True),
     "torch's autocast on cpu": lambda: torch.set_autocast_enabled("cpu", True),
     "torch's autocast dtype on cpu": lambda: torch.set_autocast_dtype("cpu", torch.float16),
+    "torch's hooks of all modules": (
+        lambda: torch.nn.modules.module.register_module_forward_hook(lambda *given: given[2] * 0)
+    ),
+    "torch's hooks of all optimizers": (
+        lambda: register_optimizer_step_post_hook(lambda *given: None)
+    ),
     "torch's flash attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
     "torch's float32 matmul precision": lambda: torch.set_float32_matmul_precision("medium"),
     "matmul": (lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True)),

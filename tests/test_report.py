@@ -597,7 +597,8 @@ def test_the_verb_says_what_it_cannot_do(toy: Toy, tmp_path: Path) -> None:
     _, post = keys_of(toy)
     shutil.rmtree(toy.store.folder(post["toy-a"]["toy-b"]))
     partial = run(command, store)
-    assert partial.exit_code == 0 and "INCOMPLETE" in partial.output
+    assert partial.exit_code == 1 and "INCOMPLETE" in str(partial.exception)
+    assert (tmp_path / "page.html").exists(), "the page is there all the same"
     (tmp_path / "file").write_text("")
     with pytest.raises(RibError, match=r"cannot be written.*another --out"):
         write_report(collect(toy.store), toy.store, load_catalog(), tmp_path / "file" / "x.html")

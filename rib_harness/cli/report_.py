@@ -37,7 +37,10 @@ def command(
     data_root: Path | None,
     no_plugin: tuple[str, ...],
 ) -> None:
-    """Draw a store as one HTML page, and as figures for papers."""
+    """Draw a store as one HTML page, and as figures for papers.
+
+    Exits with 1 if a matrix is incomplete.
+    """
     from rib_harness.catalog import load_catalog
     from rib_harness.errors import RibError
     from rib_harness.report.page import write_report
@@ -60,4 +63,4 @@ def command(
     for file in files:
         echo(str(file))
     if not all(run.complete for run in runs):
-        echo("INCOMPLETE: cells are missing; the page says which.", err=True)
+        raise RibError("INCOMPLETE: cells are missing; the page says which.")
