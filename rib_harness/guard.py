@@ -423,25 +423,7 @@ def _of_torch() -> list[_Switch]:
     found += _hooks("optimizers", sys.modules["torch.optim.optimizer"])
     # Which of them there are depends on torch's version.
     attributes = [_attribute(f"torch.{setting}") for setting in settings]
-    return found + _hooks() + [one for one in attributes if one.read() is not _UNKNOWN]
-
-
-def _hooks() -> list[_Switch]:
-    """What is called for every module of the process."""
-    from torch.nn.modules import module
-
-    def switch(name: str, hooks: dict[Any, Any]) -> _Switch:
-        def put(state: Mapping[Any, Any]) -> None:
-            hooks.clear()
-            hooks.update(state)
-
-        return _Switch(f"torch's {name.strip('_').replace('_', ' ')}", lambda: dict(hooks), put)
-
-    return [
-        switch(name, hooks)
-        for name, hooks in vars(module).items()
-        if name.startswith("_global_") and isinstance(hooks, dict)
-    ]
+    return found + [one for one in attributes if one.read() is not _UNKNOWN]
 
 
 def _hooks(of: str, module: Any) -> list[_Switch]:

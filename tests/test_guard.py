@@ -73,9 +73,6 @@ CHANGES: dict[str, Callable[[], object]] = {
     "numpy's errstate": lambda: np.seterr(all="ignore"),
     "numpy's print options": lambda: np.set_printoptions(precision=2),
     "torch's default dtype": lambda: torch.set_default_dtype(torch.float64),
-    "torch's global forward hooks": lambda: torch.nn.modules.module.register_module_forward_hook(
-        lambda *_: None
-    ),
     "torch's default device": lambda: torch.set_default_device("meta"),
     "torch's threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     "torch's grad mode": lambda: torch.set_grad_enabled(False),

@@ -372,7 +372,6 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "an unknown metric": (("results", "--metric", "eec"), ("eec",)),
     "an unknown arm": (("compare", "ft", "lwff"), ("lwff",)),
     "no such step": (("why", "0123"), ("0123",)),
-    "a file as store": (("results", "--store", "/etc/hostname"), ("hostname",)),
 }
 
 
