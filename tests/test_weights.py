@@ -150,6 +150,9 @@ def test_names_of_wrappers_are_left_out_wherever_they_stand(tmp_path: Path) -> N
     assert loaded(tmp_path, state)[0] == {1.0}
     average = {"n_averaged": torch.tensor(7), **ones("module.")}
     assert loaded(tmp_path, average)[0] == {1.0}
+    values, said = loaded(tmp_path, {**ones("module."), "n_averaged": torch.tensor(7)})
+    assert values == {1.0}
+    assert "'module." in str(said) and "n_averaged" not in str(said)
 
 
 def test_names_that_fit_stay_as_they_are(tmp_path: Path) -> None:

@@ -367,7 +367,8 @@ def _renamed(tensors: Mapping[str, Tensor], name_of: Callable[[str], str]) -> Ma
 def _said(file: Path, chosen: Candidate, state: Mapping[str, Tensor]) -> tuple[str, ...]:
     """What a user should know of the choice, in one sentence; nothing where there was none."""
     said = [f"its {chosen.path!r} is what was loaded"] if chosen.path else []
-    pairs = list(zip(list(chosen.tensors)[::-1], list(state)[::-1], strict=False))
+    came_as = [name for name in chosen.tensors if name in state or name != "n_averaged"]
+    pairs = list(zip(came_as[::-1], list(state)[::-1], strict=False))
     if other := next(((came, own) for came, own in pairs if came != own), None):
         said.append(f"its names fit in short: {other[0]!r} is {other[1]!r}")
     return (f"{file.name}: {'; '.join(said)}.",) if said else ()
