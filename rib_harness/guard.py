@@ -374,6 +374,7 @@ def _of_torch() -> list[_Switch]:
                 torch.set_num_interop_threads),
         _Switch("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled, True),
         _Switch("torch's inference mode", torch.is_inference_mode_enabled, _set_inference, False),
+        _Switch("torch's hooks of saved tensors", _saved_hooks, _leave_saved_hooks, None),
         _Switch("torch's deterministic algorithms", deterministic,
                 lambda state: torch.use_deterministic_algorithms(state[0], warn_only=state[1]),
                 (False, False)),
@@ -424,6 +425,20 @@ def _of_torch() -> list[_Switch]:
     # Which of them there are depends on torch's version.
     attributes = [_attribute(f"torch.{setting}") for setting in settings]
     return found + [one for one in attributes if one.read() is not _UNKNOWN]
+
+
+def _saved_hooks() -> Any:
+    """The pair that was entered last, `torch.autograd.graph.saved_tensors_hooks`, or None."""
+    import torch
+
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def _leave_saved_hooks(wanted: Any) -> None:
+    import torch
+
+    while _saved_hooks() not in (wanted, None):
+        torch._C._autograd._pop_saved_tensors_default_hooks()
 
 
 def _hooks(of: str, module: Any) -> list[_Switch]:

@@ -81,6 +81,9 @@ CHANGES: dict[str, Callable[[], object]] = {
     "torch's rounding of denormal numbers": lambda: torch.set_flush_denormal(True),
     "torch's autocast on cpu": lambda: torch.set_autocast_enabled("cpu", True),
     "torch's autocast dtype on cpu": lambda: torch.set_autocast_dtype("cpu", torch.float16),
+    "torch's hooks of saved tensors": (
+        lambda: torch.autograd.graph.saved_tensors_hooks(abs, abs).__enter__()
+    ),
     "torch's hooks of all modules": (
         lambda: torch.nn.modules.module.register_module_forward_hook(lambda *given: given[2] * 0)
     ),
