@@ -173,6 +173,13 @@ def test_what_does_not_fit_is_said_with_the_nearest_names(tmp_path: Path) -> Non
     assert "of 10 classes, and the model's of 2" in message
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64, torch.bool])
+def test_weights_of_another_kind_of_number_are_not_cast(tmp_path: Path, kind: torch.dtype) -> None:
+    """torch casts them without a word: quantised weights, say, without their scale."""
+    state = {**ones(), "head.weight": ones()["head.weight"].to(kind)}
+    assert f"head.weight is {kind}, expected torch.float32" in refused(tmp_path, state)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_called_that(tmp_path: Path, value: float) -> None:
     state = ones()

@@ -45,9 +45,10 @@ def work(config: RunConfig, *, dry_run: bool) -> None:
             results, failure = problem.results, problem
         except KeyboardInterrupt:
             kept = sum(session.store.done(step.key) is not None for step in plan.steps)
+            same = "the same command, without --rerun," if config.rerun else "the same command"
             progress.say(
                 f"Stopped. {kept} of {len(plan.steps)} steps are kept in {session.store.path}; "
-                "the same command goes on from here."
+                f"{same} goes on from here."
             )
             sys.exit(130)
     print_results(results, session.catalog)

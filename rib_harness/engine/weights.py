@@ -379,7 +379,13 @@ def _differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     extra = [name for name in state if name not in own]
     other = [n for n, t in state.items() if n in own and tuple(t.shape) != tuple(own[n].shape)]
-    said = []
+    # torch would cast them without a word: quantised weights without their scale, say.
+    kinds = [
+        f"{n} is {t.dtype}, expected {own[n].dtype}"
+        for n, t in state.items()
+        if n in own and own[n].is_floating_point() and not t.is_floating_point()
+    ]
+    said = [f"{_some(kinds)}."] if kinds else []
     if missing:
         close = nearest(missing[0], extra)
         said.append(f"missing {_some(missing)}.{close}")
