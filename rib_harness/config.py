@@ -194,7 +194,7 @@ def make_config(values: Mapping[str, Any], file: Path | None = None) -> RunConfi
     try:
         values = plain_values(values)
     except RecursionError:
-        raise ConfigError(["The settings are nested too deeply."]) from None
+        raise ConfigError(["The settings are nested too deeply: give fewer levels."]) from None
     if file is not None:
         read = read_toml(user_path(file), "The configuration file")
         merged = {key.replace("-", "_"): value for key, value in read.items()}

@@ -56,7 +56,7 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ConfigError([f"{what} is nested too deeply."]) from None
+        raise ConfigError([f"{what} is nested too deeply: write it with fewer levels."]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{what} is not valid TOML: {error}"]) from None
     except ValueError:  # Python's limit of digits

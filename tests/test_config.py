@@ -464,7 +464,7 @@ def test_too_deep_or_too_large_from_python() -> None:
     deep: Any = "ft"
     for _ in range(5000):
         deep = [deep]
-    assert problems({"method": deep}) == ["The settings are nested too deeply."]
+    assert problems({"method": deep}) == ["The settings are nested too deeply: give fewer levels."]
     assert "an object of int" in problems({"limit": 10**5000})[0]
 
 

@@ -255,7 +255,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "json": ("results", "--format", "json"),
     "csv": ("results", "--format", "csv"),
     "latex": ("results", "--format", "latex"),
-    "card": ("results", "--format", "model-card"),
+    "card": ("results", "--format", "model-card", "-m", "ft"),
     "compare": ("compare", "ft", "wise-ft"),
     "list": ("list", "methods"),
     "show": ("show", "faulty"),
@@ -293,7 +293,9 @@ def terminal(world: World, variant: str, rng: random.Random) -> str:
             raise OtherError("it ended with 0 and wrote nothing")
         return verdict(True)
     if what == "utf-16":
-        said = type(said)(said.arguments, said.code, said.out, said.err.replace("\0", ""), 0)
+        said = type(said)(
+            said.arguments, said.code, said.out, said.err.replace("\0", "").replace("\ufffd", ""), 0
+        )
     check_clear(said, ["output", "written", "encode"])
     return verdict(False)
 
