@@ -373,6 +373,7 @@ class Store:
 
     def _run(self, path: Path) -> dict[str, Any] | None:
         """A run's record, if it is as it was written."""
+        advice = "The command that made it writes it anew; or delete this one file."
         try:
             record = read_json(path)
         except DamagedFileError as error:
@@ -387,6 +388,7 @@ class Store:
                 wrong = "its fields do not make its id"
             elif record["id"] != path.stem:
                 wrong = f"it is a copy of the record of {record['id']}"
+                advice = "Delete this one file."
             elif record.get("sha256") != digest_of(record) and not self._unsealed(record):
                 wrong = "it is not as it was written"
             elif not all(map(_is_key, _keys_in(record))):
@@ -394,7 +396,7 @@ class Store:
         if wrong:
             self.damaged[path] = (
                 f"{path} is damaged or of another version ({wrong}), so this run is not shown; no "
-                "step is touched. The command that made it writes it anew; or delete this one file."
+                f"step is touched. {advice}"
             )
             return None
         return record

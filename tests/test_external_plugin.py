@@ -239,6 +239,7 @@ def test_its_method_runs(site: Path, tmp_path: Path) -> None:
     assert mine["members"] == ["digits-a", "digits-r"]
     assert mine["options"] == {"scale": 0.5}
     (component,) = [c for c in mine["provenance"]["components"] if c["kind"] == "method"]
+    assert len(component.pop("code")) == 64
     assert component == {
         "id": "mine/mine",
         "kind": "method",
