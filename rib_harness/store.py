@@ -373,7 +373,6 @@ class Store:
 
     def _run(self, path: Path) -> dict[str, Any] | None:
         """A run's record, if it is as it was written."""
-        advice = "The command that made it writes it anew; or delete this one file."
         try:
             record = read_json(path)
         except DamagedFileError as error:
@@ -387,8 +386,9 @@ class Store:
             elif record.get("id") != _run_id(record):
                 wrong = "its fields do not make its id"
             elif record["id"] != path.stem:
-                wrong = f"it is a copy of the record of {record['id']}"
-                advice = "Delete this one file."
+                if path.with_name(f"{record['id']}.json").exists():
+                    return None  # a copy, which says nothing of its own
+                wrong = f"it is the record of {record['id']}"
             elif record.get("sha256") != digest_of(record) and not self._unsealed(record):
                 wrong = "it is not as it was written"
             elif not all(map(_is_key, _keys_in(record))):
@@ -396,7 +396,7 @@ class Store:
         if wrong:
             self.damaged[path] = (
                 f"{path} is damaged or of another version ({wrong}), so this run is not shown; no "
-                f"step is touched. {advice}"
+                "step is touched. The command that made it writes it anew; or delete this one file."
             )
             return None
         return record

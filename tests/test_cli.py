@@ -321,7 +321,11 @@ def free(monkeypatch: pytest.MonkeyPatch, *sizes: int) -> None:
         (["run", "-m", "ft", "--set", "recipe.precision=fp8"], 1, "fp32', 'bf16' or 'fp16'"),
         (["run", "-m", "ft", "--set", "recipe.lrr=1"], 1, "Did you mean 'recipe.lr'"),
         (["plan", "-m", "ft", "--set", "recipe.optimizer=sdg"], 1, "Did you mean 'sgd'"),
-        (["plan", "-m", "ft", "--set", "recipe.schedule=cosin"], 1, "Schedules: cosine, linear"),
+        (
+            ["plan", "-m", "ft", "--set", "recipe.schedule=cosin"],
+            1,
+            "Choose one of: cosine, linear",
+        ),
         (["plan", "-m", "ft", "--set", "recipe.schedule=Cosine"], 1, "'Cosine' is not known"),
         (["evaluate", "--dry-run", "--device", "gpu"], 1, "expected cpu, cuda or mps, got 'gpu'"),
         (["plan", "-m", "ft", "--device", "gpu"], 1, "expected cpu, cuda or mps, got 'gpu'"),

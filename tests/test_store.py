@@ -408,6 +408,12 @@ def test_a_damaged_record_of_a_run_hides_no_other(store: Store) -> None:
     assert "not as it was written" in opened.damaged[path]
     opened.save_run({**RECORD, "method": "ft"}, "", "2026-01-02")
     assert len(opened.runs()) == 2
+    other = path.with_name("0123456789abcdef.json")
+    path.rename(other)
+    assert len(opened.runs()) == 1
+    assert f"it is the record of {path.stem}" in opened.damaged.pop(other)
+    shutil.copy(other, path)  # beside it, a copy says nothing of its own
+    assert len(opened.runs()) == 2
     assert not opened.damaged
 
 

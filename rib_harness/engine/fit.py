@@ -539,7 +539,7 @@ def make_schedule(
     if recipe.schedule not in known:
         raise ConfigError(
             [
-                f"recipe.schedule: {recipe.schedule!r} is not known. Schedules: cosine, linear, "
+                f"recipe.schedule: {recipe.schedule!r} is not known. Choose one of: cosine, linear, "
                 f"constant, and timm's {', '.join(known)}."
             ]
         )
