@@ -539,8 +539,8 @@ def make_schedule(
     if recipe.schedule not in known:
         raise ConfigError(
             [
-                f"recipe.schedule: {recipe.schedule!r} is not known. Choose one of: cosine, linear, "
-                f"constant, and timm's {', '.join(known)}."
+                f"recipe.schedule: {recipe.schedule!r} is not known. Choose one of: cosine, "
+                f"linear, constant, and timm's {', '.join(known)}."
             ]
         )
     scheduler, _ = create_scheduler_v2(
