@@ -386,8 +386,10 @@ class Store:
             elif record.get("id") != _run_id(record):
                 wrong = "its fields do not make its id"
             elif record["id"] != path.stem:
-                if path.with_name(f"{record['id']}.json").exists():
-                    return None  # a copy, which says nothing of its own
+                own = path.with_name(f"{record['id']}.json")
+                with suppress(DamagedFileError):
+                    if own.exists() and read_json(own) == record:
+                        return None  # a copy, which says nothing of its own
                 wrong = f"it is the record of {record['id']}"
             elif record.get("sha256") != digest_of(record) and not self._unsealed(record):
                 wrong = "it is not as it was written"

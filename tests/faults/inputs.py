@@ -13,7 +13,7 @@ from typing import Any
 from judge import OtherError, SkippedError, verdict
 from world import World
 
-SHARED = Path(os.environ.get("RIB_SHARED", Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.get("RIB_SHARED", Path(__file__).parents[3] / "shared"))
 
 #: Case → dataset, where it lies, labels, and the colour of each picture's middle; None: refused,
 #: and the message names these.
