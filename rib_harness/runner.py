@@ -567,6 +567,7 @@ class _Walk:
             for reference, needed in needs.items():
                 if not self.finished(needed):
                     raise RibError(f"it needs {reference}, which failed.")
+            made_from = self.made_from(step)
             pretrained = self.own(step.backbone)
             before = pretrained.fingerprint()
             pixels, held = self.pixels_to_train_on(step)
@@ -611,7 +612,7 @@ class _Walk:
                         "work on a copy, images.labels.copy() or torch.tensor(images.labels)."
                     )
             self.check_result(classifier, step, task.facts)
-            done = {**self.done(step, seconds), "facts": task.facts}
+            done = {**self.done(step, seconds, made_from), "facts": task.facts}
             with self.writing(step, done) as folder:
                 classifier.save(folder / WEIGHTS)
                 histories = sorted(self.work_of(step).glob("history-*.jsonl"))
@@ -738,7 +739,7 @@ class _Walk:
         with store.lock(step.key, lambda: self.progress.say(f"waits for {step.id}")):
             if self.finished(step):
                 return
-            begun = time.monotonic()
+            begun, made_from = time.monotonic(), self.made_from(step)
             bar = self.progress.bar(step.id, step.images)
             try:
                 with as_it_was(step.id):
@@ -753,7 +754,7 @@ class _Walk:
                     )
             finally:
                 bar.close()
-            done = self.done(step, time.monotonic() - begun)
+            done = self.done(step, time.monotonic() - begun, made_from)
             with self.writing(step, done) as folder:
                 made.write(folder / FEATURES)
 
@@ -770,12 +771,14 @@ class _Walk:
             if not steps:
                 return
             begun = time.monotonic()
+            made_from = {step.key: self.made_from(step) for step in steps}
             tables = self.tables(steps)
             seconds = (time.monotonic() - begun) / len(steps)
             for step in steps:
                 if step.key in tables:
                     scores = Scores(tables[step.key])
-                    done = {**self.done(step, seconds), "summary": scores.summary()}
+                    done = self.done(step, seconds, made_from[step.key])
+                    done["summary"] = scores.summary()
                     with self.writing(step, done) as folder:
                         scores.write(folder / SCORES)
 
@@ -840,7 +843,16 @@ class _Walk:
             yield folder
         self.again.discard(step.key)
 
-    def done(self, step: Step, seconds: float) -> dict[str, Any]:
+    def made_from(self, step: Step) -> dict[str, str]:
+        """Key of each step that it rests on → the digest of what that one made.
+
+        Asked for before that is read: what is made anew meanwhile leaves this step to be done
+        again, and is never taken for what it rests on.
+        """
+        made = {one.key: self.store.done(one.key) for one in step.rests_on}
+        return {key: artefact_digest(done) for key, done in made.items() if done is not None}
+
+    def done(self, step: Step, seconds: float, made_from: Mapping[str, str]) -> dict[str, Any]:
         """What a finished step says of itself."""
         bound = [
             step.backbone.bound,
@@ -850,13 +862,12 @@ class _Walk:
             *(dataset.bound for dataset, _ in step.reads.values()),
         ]
         components = {one.component.what: one.component for one in bound}.values()
-        made_from = {one.key: self.store.done(one.key) for one in step.rests_on}
         return {
             "id": step.id,
             "kind": step.kind,
             "key": step.key,
             # A checkpoint that is made again may be another one: what was scored is told by this.
-            "made_from": {k: artefact_digest(v) for k, v in made_from.items() if v is not None},
+            "made_from": dict(made_from),
             "provenance": {
                 "components": [component.provenance() for component in components],
                 **environment(),

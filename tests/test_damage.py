@@ -135,6 +135,31 @@ def scored(store: Path, run: dict[str, Any]) -> dict[str, int]:
     return {n: (store / "steps" / k / SCORES).stat().st_ino for n, k in cells.items()}
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_scored_leaves_no_scores_of_its_own(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process, with --rerun: these scores are of the weights before."""
+    from rib_harness.runner import _Walk
+
+    run = record(store)
+    fitted = run["finetune"]["digits-a"]
+    scored = run["cells"]["post"]["digits-a"]["digits-r"]
+    shutil.rmtree(store / "steps" / scored)
+    tables = _Walk.tables
+
+    def meanwhile(self: _Walk, steps: Any) -> Any:
+        made = tables(self, steps)
+        inputs, done = self.store.inputs(fitted) or {}, self.store.done(fitted) or {}
+        with self.store.writing(fitted, inputs, dict(done)) as folder:
+            (folder / WEIGHTS).write_bytes(b"other weights")
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Walk, "tables", meanwhile)
+        assert cli._code(["run", *SMALL]) == 1
+    assert Store(store).done(scored) is None
+
+
 @pytest.mark.slow
 def test_no_bit_of_an_artefact_changes_a_number_in_silence(whole: Path, tmp_path: Path) -> None:
     """Ten random bits of every kind of file; `make faults` tries thousands."""
