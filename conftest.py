@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -12,6 +13,11 @@ import pytest
 # that wait for each other cost them a factor of seven. CPU only: it is what is exact to the bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests are no garbage: each full collection would go through them."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

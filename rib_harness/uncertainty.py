@@ -80,6 +80,8 @@ class Uncertainty:
         self._pools: dict[str, _Pool] = {}
         self._draws: dict[tuple[str, str], Floats] = {}
         self._influence: dict[tuple[str, str], NDArray[np.float32]] = {}
+        # By identity, which each run kept here keeps from another: those whose scores are read.
+        self._read: dict[int, tuple[RunResult, list[_Pool]]] = {}
 
     def mri(self, arm: Arm, sources: Sequence[str] | None = None) -> Interval:
         """mRI in points, the mean over seeds; over some of its sources if they are named."""
@@ -123,7 +125,7 @@ class Uncertainty:
         self.prepare([arm])
         estimate, variance = self._estimate(arm, _mri(arm))[0], 0.0
         weights = {c: f / len(arm.runs) for c, f in _mri(arm).items()}
-        for pool in self._pools_of(arm.runs[0]):
+        for pool in self._read[id(arm.runs[0])][1]:
             total = np.zeros(pool.size)
             for run in arm.runs:
                 for cell, factor in weights.items():
@@ -206,15 +208,17 @@ class Uncertainty:
     def prepare(self, arms: Iterable[Arm]) -> None:
         """Read all the scores of these arms in one go; else each arm is read when it is asked."""
         wanted: dict[str, dict[str, str]] = {}
-        for arm in arms:
-            for run in arm.runs:
-                for pool in self._pools_of(run):
-                    for cell in _cells(run):
-                        key = _key(run, cell)
-                        if cell[1] in pool.datasets and (pool.id, key) not in self._draws:
-                            wanted.setdefault(pool.id, {})[key] = cell[1]
+        runs = [run for arm in arms for run in arm.runs if id(run) not in self._read]
+        pools = [self._pools_of(run) for run in runs]
+        for run, of in zip(runs, pools, strict=True):
+            for pool in of:
+                for cell in _cells(run):
+                    key = _key(run, cell)
+                    if cell[1] in pool.datasets and (pool.id, key) not in self._draws:
+                        wanted.setdefault(pool.id, {})[key] = cell[1]
         for identity, keys in wanted.items():
             self._resample(self._pools[identity], keys)
+        self._read |= {id(run): (run, of) for run, of in zip(runs, pools, strict=True)}
 
     def _interval(self, arm: Arm, cells: Mapping[CellName, float]) -> Interval:
         estimate, draws = self._estimate(arm, cells)
@@ -230,7 +234,7 @@ class Uncertainty:
         self.prepare([arm])
         draws = np.zeros(self.resamples)
         for run in arm.runs:
-            of = {name: pool for pool in self._pools_of(run) for name in pool.datasets}
+            of = {name: pool for pool in self._read[id(run)][1] for name in pool.datasets}
             for cell, factor in cells.items():
                 draws += factor * self._draws[of[cell[1]].id, _key(run, cell)]
         return sum(values) / len(values), draws / len(arm.runs)
@@ -504,8 +508,8 @@ def _cells(run: RunResult) -> list[CellName]:
     """The cells that have numbers."""
     cells: list[CellName] = [(None, j) for j in run.matrix.pre]
     cells += [(i, j) for i, row in run.matrix.post.items() for j in row]
-    order = [*run.matrix.members, *run.matrix.references]
-    return sorted((c for c in cells if c[1] in order), key=lambda cell: order.index(cell[1]))
+    order = {name: k for k, name in enumerate([*run.matrix.members, *run.matrix.references])}
+    return sorted((c for c in cells if c[1] in order), key=lambda cell: order[cell[1]])
 
 
 def _key(run: RunResult, cell: CellName) -> str:

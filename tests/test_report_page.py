@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 import rib_harness
 from rib_harness.catalog import load_catalog
@@ -26,13 +28,19 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    # All eight members, all images, the suite's own recipe, probes along the way.
-    rib_harness.run(
-        backbone="digits-conv", method=["ft", "wise-ft"], probe_every=20, store=folder / "store"
-    )
-    store = Store(folder / "store")
-    return write_report(collect(store), store, load_catalog(), folder / "report.html")[0]
+    """Drawn once for all workers, whose folders lie beside each other."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "report"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "report.html").exists():
+            # All eight members, with probes along the way.
+            store = Store(folder / "store")
+            rib_harness.run(
+                backbone="digits-conv", method=["ft", "wise-ft"], probe_every=5, limit=2,
+                recipe={"epochs": 10}, store=store.path,
+            )  # fmt: skip
+            write_report(collect(store), store, load_catalog(), folder / "report.html")
+    return folder / "report.html"
 
 
 @pytest.fixture(scope="module")

@@ -914,8 +914,7 @@ def test_datasets_of_the_same_photographs_must_be_drawn_together(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize("tau", [0.03, 0.15])
+@pytest.mark.parametrize(("seeds", "tau"), [(3, 0.15), (5, 0.03)])
 def test_intervals_over_seeds_cover_the_mean_of_all_seeds(
     seeds: int, tau: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
