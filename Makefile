@@ -12,10 +12,11 @@ STAMP := $(VENV)/.installed
 # Versions are those of constraints.txt; `make CONSTRAINTS= …` takes the newest.
 CONSTRAINTS ?= -c constraints.txt
 
+# Python compiles what it imports, at once or never; pip would compile all of torch.
 $(STAMP): pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip $(CONSTRAINTS)
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable . $(PLUGINS:%=--editable %) --group dev
+	$(BIN)/python -m pip install --quiet --no-compile $(CONSTRAINTS) --editable . $(PLUGINS:%=--editable %) --group dev
 	touch $@
 
 demo: $(STAMP)

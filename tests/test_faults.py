@@ -19,7 +19,7 @@ def faults(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_each_kind_of_fault_ends_whole_or_in_a_clear_error() -> None:
-    done = faults("--count", "40", "--jobs", "1")
+    done = faults("--count", "30", "--jobs", "1")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

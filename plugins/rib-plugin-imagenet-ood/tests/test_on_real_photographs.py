@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from rib_plugin_imagenet_ood.datasets import ShiftedImageNet
 from rib_plugin_imagenet_ood.labels import classes_of
 from rib_plugin_imagenet_ood.published import BY_NAME
 
 import rib_harness
-from rib_harness import MismatchError
+from rib_harness import ImageSet, MismatchError
 
 pytestmark = pytest.mark.slow
 
@@ -99,13 +100,22 @@ def as_hub_dataset(shared: Path, folder: Path, name: str) -> str:
     return str(folder / name)
 
 
+def opened(name: str, root: Path | None = None, **options: Any) -> ImageSet:
+    return ShiftedImageNet(name=name, **options).open(root)
+
+
 @pytest.mark.parametrize("form", [as_archives, as_webdataset, as_hub_dataset])
-def test_every_form_gives_the_known_accuracy_to_the_image(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
+def test_every_form_has_the_fingerprint_of_the_folders(
+    shared: Path, tmp_path: Path, form: Any
 ) -> None:
-    monkeypatch.setenv("RIB_CACHE", str(tmp_path / "cache"))  # pictures are read anew
-    (tmp_path / "forms").mkdir()
-    data = [f"{name}:at={form(shared, tmp_path / 'forms', name)}" for name in KNOWN]
+    """Of contents and labels: so a net scores on each what it scores on another, to the image."""
+    for name in KNOWN:
+        folders = opened(name, shared / "data/imagenet-small")
+        assert opened(name, at=form(shared, tmp_path, name)).fingerprint == folders.fingerprint
+
+
+def test_a_form_gives_the_known_accuracy_to_the_image(shared: Path, tmp_path: Path) -> None:
+    data = [f"{name}:at={as_webdataset(shared, tmp_path, name)}" for name in KNOWN]
     results = evaluate(shared, data=data)
     assert counts(results) == KNOWN
     assert all(answer["agrees"] for answer in results[0].known_answers.values())
