@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 
-ARGUMENTS = ["run", "--method", "lwf", "--limit", "20", "--set", "recipe.epochs=3"]
+ARGUMENTS = ["run", "--method", "lwf", "-d", "digits-a", "-d", "digits-r", "--limit", "20",
+             "--set", "recipe.epochs=3"]  # fmt: skip
 
 #: What is compared: its name, variables and options. The variable is one of another OpenMP: torch's
 #: own spins, and rib-harness leaves that where a user has set something.

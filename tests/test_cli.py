@@ -390,7 +390,7 @@ def test_a_newer_store_is_refused_with_its_path(capsys: pytest.CaptureFixture[st
 def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(
     number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["run", *SMALL[:-4], "--set", "recipe.epochs=300", "--store", "store", "-m", "ft"]
+    arguments = ["run", *SMALL[:-4], "--set", "recipe.epochs=100", "--store", "store", "-m", "ft"]
     running = child(*arguments, RIB_SAVE_EVERY="0")
     deadline = time.monotonic() + 120
     while not list(Path("store").glob("work/*/*/state-0.safetensors")):
@@ -407,7 +407,7 @@ def test_a_stopped_run_exits_with_130_says_what_is_kept_and_goes_on(
     assert list(Path("store").glob("work/*/*/state-0.safetensors"))
     call(*arguments)
     again = capsys.readouterr()
-    assert re.search(r"goes on at step [1-9]\d* of 300", again.err)
+    assert re.search(r"goes on at step [1-9]\d* of 100", again.err)
     assert "INCOMPLETE" not in again.out
 
 

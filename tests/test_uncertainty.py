@@ -841,7 +841,7 @@ THREE = {"a": "own", "c": "shared", "d": "shared"}
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Source: Φ(threshold) of a normal population, 1500 samples of 300 photographs a pool."""
+    """Source: Φ(threshold) of a normal population, 1000 samples of 300 photographs a pool."""
     population = Population(THREE)
 
     def change(method: str) -> float:
@@ -864,7 +864,7 @@ def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
                 change("lwf") - change("ft"),
             ),
         },
-        1500,
+        1000,
         methods=("ft", "lwf"),
     )
     assert all(93 <= share <= 97 for share in found.values()), found
@@ -889,7 +889,7 @@ def test_intervals_cover_the_truth_where_photographs_have_ten_versions(
                     population.change("ft", "c", "d"),
                 ),
             },
-            1500 if own else 300,
+            1000 if own else 300,
         )
     assert all(93 <= share <= 97 for share in shares[True].values()), shares
     assert all(share < 90 for share in shares[False].values()), shares

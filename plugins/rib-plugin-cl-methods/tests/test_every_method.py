@@ -255,6 +255,7 @@ def test_the_loss_falls_on_digits(backbone: str, tmp_path: Path) -> None:
         method=[references[name] for name in names],
         dataset=["digits-r", "digits-a"],
         recipe={"epochs": 4},
+        limit=30,
         store=tmp_path / "store",
     )
     assert results
