@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Versions are those of constraints.txt; `make CONSTRAINTS= …` takes the newest.
 CONSTRAINTS ?= -c constraints.txt
 
-# Python compiles what it imports, at once or never; pip would compile all of torch.
+# Python compiles a module when it is first imported; pip would compile all of torch before.
 $(STAMP): pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip $(CONSTRAINTS)
@@ -31,8 +31,8 @@ chromium:
 # One worker a core; one that runs dry takes over half of what is left to another, so that files stay
 # together, and what they share is made once.
 JOBS ?= logical
-# glibc's allocator gives large blocks back to the system and takes them again; it is told to keep
-# them, since that costs nets on a CPU up to half of their time.
+# glibc gives large blocks back to the system and takes them again at each step of a net; here it
+# keeps them.
 PYTEST := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal
 
 test: $(STAMP) chromium

@@ -80,7 +80,8 @@ class Uncertainty:
         self._pools: dict[str, _Pool] = {}
         self._draws: dict[tuple[str, str], Floats] = {}
         self._influence: dict[tuple[str, str], NDArray[np.float32]] = {}
-        # By identity, which each run kept here keeps from another: those whose scores are read.
+        # By id() of a run whose scores are read: runs cannot be hashed, and one that is kept here
+        # gives its id to no other.
         self._read: dict[int, tuple[RunResult, list[_Pool]]] = {}
 
     def mri(self, arm: Arm, sources: Sequence[str] | None = None) -> Interval:

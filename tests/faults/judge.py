@@ -20,7 +20,7 @@ CANNOT, SKIPPED = "cannot be prevented", "not tried"
 #: Words that say what to do.
 ADVICE = re.compile(
     r"again|add|delete|choose|expected|use|set|give|raise|free|mend|see|check|remove|did you mean|"
-    r"name|install|replace|copy|put|anew|shows|not valid|line \d|--\w+",
+    r"name|install|replace|copy|put|save|write|leave|anew|shows|not valid|line \d|--\w+",
     re.IGNORECASE,
 )
 

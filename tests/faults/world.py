@@ -187,6 +187,8 @@ class World:
             if meanwhile is not None:
                 meanwhile(pid, elapsed)
             time.sleep(0.003)
+        for file in files:
+            file.touch()  # it may have been killed before it opened them
         out, err = (file.read_text("utf-8", "replace") for file in files)
         for file in files:
             file.unlink()

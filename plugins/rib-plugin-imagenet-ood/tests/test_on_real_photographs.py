@@ -115,7 +115,10 @@ def test_every_form_has_the_fingerprint_of_the_folders(
         assert opened(name, at=form(shared, tmp_path, name)).fingerprint == folders.fingerprint
 
 
-def test_a_form_gives_the_known_accuracy_to_the_image(shared: Path, tmp_path: Path) -> None:
+def test_a_form_gives_the_known_accuracy_to_the_image(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIB_CACHE", str(tmp_path / "cache"))  # pictures are read anew
     data = [f"{name}:at={as_webdataset(shared, tmp_path, name)}" for name in KNOWN]
     results = evaluate(shared, data=data)
     assert counts(results) == KNOWN
