@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -110,6 +111,9 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="keep what was tried in this folder")
     given = parser.parse_args()
     keep = given.keep is not None
+    # A shell's `&` and nohup ignore these in what they start, and a run honours that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     warnings.simplefilter("ignore", DeprecationWarning)  # fork and threads: none computes here
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         root = (given.keep or Path(temporary)).resolve()
