@@ -35,6 +35,17 @@ value that diverges is not chosen. To search an option of a base, name the bases
 `-m wise-ft --search "base=(lwf:alpha=1),(lwf:alpha=3)"`. `--sweep alpha=0,0.25,0.5,0.75,1` shows
 every value as a method of its own instead, evaluated in one pass.
 
+**Trials.** `--trials 8` tries eight settings of every method: itself, and seven drawn from the
+knobs that it declares (below: `--trials` draws …), its learning rate among them. The draws depend
+on a knob's name and the number of the trial only, so that more trials begin with the same ones and
+methods share what they start from: a searched WiSE-FT costs no training beside a searched `ft`. All
+trials are kept and scored, and compared at the same gain: [Methods at equal
+effort](equal-effort.md).
+
+**A recipe of one's own**: `flyp:recipe.batch_size=512`, `ft:recipe.lr=0.003`; what a method starts
+from is trained with it too. `--search ft:recipe.lr=0.01,0.001` chooses. The images that are trained
+on (`held_out`, `per_class`, `keep`) are the same for all that a method is made of.
+
 **Presets.** `default` follows each method's own paper where the protocol allows it (the texts below
 say where not), `--preset paper` the reference code of ImageNet-RIB where it chose otherwise. Every
 table names its preset.
@@ -109,6 +120,8 @@ def section(component: Component) -> str:
     for name, values in spec.presets.items():
         chosen = ", ".join(f"`{key}={value}`" for key, value in values.items())
         lines += [f"Preset `{name}`: {chosen}.", ""]
+    if spec.knobs:
+        lines += [f"`--trials` draws: {', '.join(f'`{knob}`' for knob in spec.knobs)}.", ""]
     if source:
         lines += [f"Source: {source}", ""]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from rib_harness.results import RunResult, describe_recipe
 
 #: What two runs of one arm share.
 SAME = ("suite", "backbone_id", "backbone", "weights", "method_id", "method", "options", "preset",
-        "recipe", "limit", "data", "members", "references", "sources", "shares",
+        "recipe", "trial_of", "limit", "data", "members", "references", "sources", "shares",
         "probe_every", "versions")  # fmt: skip
 
 
@@ -71,6 +71,11 @@ class Arm:
         bounds = [matrix.mri_bounds for matrix in self.matrices]
         low, high = (sum(side) / len(bounds) for side in zip(*bounds, strict=True))
         return low, high
+
+    @property
+    def ruined(self) -> list[str]:
+        """Sources whose fine-tuning ruined the model, with any seed; see `Matrix.ruined`."""
+        return sorted({source for matrix in self.matrices for source in matrix.ruined})
 
     def ri(self, source: str) -> float:
         """RI of one source in points, the mean over seeds."""

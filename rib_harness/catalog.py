@@ -10,7 +10,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +39,9 @@ from rib_harness.specs import KINDS, BackboneSpec, Event, MetricSpec, Spec, Vari
 
 if TYPE_CHECKING:
     from rib_harness.images import ImageSet
+
+#: Before a key of the recipe, in a reference of a method: `ft:recipe.lr=0.003`.
+RECIPE = "recipe."
 
 Status = Literal["ok", "broken", "incompatible", "conflict", "blocked"]
 
@@ -199,6 +202,7 @@ class Bound:
         explicit: those that differ from their defaults.
         tag: the member of a family.
         unique: whether no other component of the kind has its short name.
+        recipe: values of the recipe that hold for this method only.
         title: for tables and step ids, instead of name and options.
     """
 
@@ -207,6 +211,7 @@ class Bound:
     explicit: Mapping[str, Any]
     tag: str = ""
     unique: bool = True
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
 
     @property
@@ -228,6 +233,7 @@ class Bound:
         return self._spell(self.component.id, self.explicit)
 
     def _spell(self, name: str, options: Mapping[str, Any]) -> str:
+        options = {**options, **{RECIPE + key: value for key, value in self.recipe.items()}}
         tail = ",".join(([self.tag] if self.tag else []) + list(spelled(options)))
         return f"{name}:{tail}" if tail else name
 
@@ -327,6 +333,27 @@ def _content(path: Any) -> Any:
     return f"sha256:{digest.hexdigest()}"
 
 
+def _recipe_apart(reference: Reference) -> tuple[Reference, dict[str, Any]]:
+    """The values of the recipe in a reference of a method, checked, and the reference without.
+
+    Raises:
+        ConfigError: no key of a recipe, or a wrong value of one.
+    """
+    options = dict(reference.options)
+    given = {
+        name.removeprefix(RECIPE).replace("-", "_"): options.pop(name)
+        for name in reference.options
+        if name.startswith(RECIPE)
+    }
+    if not given:
+        return reference, {}
+    from rib_harness.config import make_recipe
+
+    # How it keeps needs a share that is kept, which the run may give.
+    read = make_recipe({"keep": 0.5, **given})
+    return replace(reference, options=options), {key: getattr(read, key) for key in given}
+
+
 class Catalog:
     """Every component of every plugin that loaded, and the fate of those that did not.
 
@@ -411,10 +438,13 @@ class Catalog:
         if kind == "backbone":
             reference = self._without_alias(reference)
         component = self.get(kind, reference.name)
+        recipe: dict[str, Any] = {}
+        if kind == "method":
+            reference, recipe = _recipe_apart(reference)
         presets = getattr(component.spec, "presets", {}).get(preset, {})
         bound = component.bind(reference, None if kind == "suite" else presets)
         namesakes = [c for c in self._components[kind].values() if c.spec.name == bound.spec.name]
-        return replace(bound, unique=len(namesakes) == 1)
+        return replace(bound, unique=len(namesakes) == 1, recipe=recipe)
 
     def _without_alias(self, reference: Reference) -> Reference:
         """A member's short name as `family:tag`. A component's own name comes first."""

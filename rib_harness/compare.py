@@ -16,12 +16,12 @@ from rib_harness.escaping import in_markdown
 from rib_harness.given import user_path
 from rib_harness.matrix import IncompleteError
 from rib_harness.results import RunResult, collect, csv_of
-from rib_harness.statistics import SEEDS_NEEDED, Interval, SignFlip, holm, sign_flip
+from rib_harness.statistics import SEEDS_NEEDED, Interval, holm
 from rib_harness.store import Store
 from rib_harness.uncertainty import Flips, Uncertainty
 
 #: Version of the JSON form of a comparison.
-FORMAT = "rib-harness.compare/1"
+FORMAT = "rib-harness.compare/2"
 
 #: What the two arms of a pair share, but for what is compared.
 FIXED = ("suite", "limit", "members", "data", "backbone", "method")
@@ -32,8 +32,8 @@ WISHED = ("preset", "recipe", "probe_every", "weights")
 #: A difference with an adjusted p below it is called one.
 ALPHA = 0.05
 
-#: Sources from which on not all flips of signs are tried.
-MOST_FLIPS = 20
+#: Where a side has fewer than three seeds, there is no saying what other seeds would do.
+OF_TRAININGS = "of these trainings, not of the methods"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class CellComparison:
         a, b: change from before fine-tuning, in points, the mean over seeds.
         difference: b − a, with its interval.
         flips: images that B gains, loses and keeps against A.
-        p: of McNemar's test, adjusted by Holm over all cells of the comparison.
+        p: of McNemar's test, adjusted by Holm over all cells of the comparison. It is of the
+            trainings: two seeds of one method differ so, too.
     """
 
     source: str
@@ -83,7 +84,7 @@ class Comparison:
     Args:
         a, b: the arms.
         of_a, of_b: their stores.
-        p: of the sign-flip test, adjusted by Holm over the comparisons made together.
+        p: that mRI does not differ, adjusted by Holm over the comparisons made together.
     """
 
     a: Arm
@@ -96,6 +97,11 @@ class Comparison:
     def sources(self) -> tuple[str, ...]:
         """Sources that both have."""
         return tuple(i for i in self.a.record["sources"] if i in self.b.record["sources"])
+
+    @cached_property
+    def seeded(self) -> bool:
+        """Whether both have seeds enough to say something of their methods."""
+        return all(len(arm.runs) >= SEEDS_NEEDED for arm in (self.a, self.b))
 
     @cached_property
     def complete(self) -> bool:
@@ -145,14 +151,6 @@ class Comparison:
             except IncompleteError:
                 rows[i] = None
         return rows
-
-    @cached_property
-    def sign_flip(self) -> SignFlip | None:
-        """The sign-flip permutation test over the differences of RI_i."""
-        rows = [row for row in self.ri.values() if row is not None]
-        if len(rows) < len(self.sources) or len(rows) > MOST_FLIPS:
-            return None
-        return sign_flip([b - a for a, b, _ in rows])
 
     @cached_property
     def cells(self) -> tuple[CellComparison, ...]:
@@ -206,14 +204,10 @@ class Comparison:
         ]
         if few:
             notes.append(
-                f"{', '.join(few)}: intervals cover images only, from {SEEDS_NEEDED} seeds on the "
-                "seeds too"
+                f"{', '.join(few)}: intervals and p are over images of these trainings; what is "
+                f"said of the methods needs {SEEDS_NEEDED} seeds of each, better five: --seed "
+                "0 --seed 1 and so on"
             )
-        if self.sign_flip is not None:
-            n, smallest = self.sign_flip.n, self.sign_flip.smallest
-            notes.append(f"with {n} sources the smallest p of the sign-flip test is {smallest:.4f}")
-        elif len(self.sources) > MOST_FLIPS:
-            notes.append(f"no sign-flip test: {len(self.sources)} sources have too many flips")
         return notes
 
     def to_json(self) -> dict[str, Any]:
@@ -225,18 +219,15 @@ class Comparison:
             "b": _told(self.b, mri_b, self.spread[1]),
             "complete": self.complete,
             "sources": list(self.sources),
-            "mri_difference": _interval(self.difference),
+            "about": "methods" if self.seeded else "these trainings",
+            "mri_difference": {
+                **_interval(self.difference),
+                "p": None if self.difference is None else self.difference.p,
+                "p_holm": self.p,
+            },
             "mri_unshared": None
             if self.unshared is None
             else {"a": self.unshared[0].estimate, "b": self.unshared[1].estimate},
-            "sign_flip": None
-            if self.sign_flip is None
-            else {
-                "p": self.sign_flip.p,
-                "p_holm": self.p,
-                "n": self.sign_flip.n,
-                "smallest_p": self.sign_flip.smallest,
-            },
             "ri": {
                 i: None if row is None else {"a": row[0], "b": row[1], **_interval(row[2])}
                 for i, row in self.ri.items()
@@ -255,6 +246,7 @@ class Comparison:
                 "a": cell.a,
                 "b": cell.b,
                 **_interval(cell.difference),
+                "about": "methods" if self.seeded else "these trainings",
                 "gained": cell.flips.gained,
                 "lost": cell.flips.lost,
                 "kept": cell.flips.kept,
@@ -285,20 +277,27 @@ def find_side(
     """
     path = user_path(text)
     if (path / "store.json").exists():
-        return _side(text, "store", Store(path), keep, lambda run: True)
+        return _side(text, "store", Store(path), keep, lambda run: not run.trial_of)
     if store is None:
         raise RibError(
             f"{text!r} is no store, and there is no store to look for a method, a backbone or a "
             "run of that name: name one with --store."
         )
-    runs = [run for run in collect(store) if run.method is not None and keep(run)]
+    every = [run for run in collect(store) if run.method is not None and keep(run)]
+    # One setting of those that were tried is meant by its id only.
+    runs = [run for run in every if not run.trial_of]
     methods = {str(run.method) for run in runs}
     backbones = {run.record["backbone"] for run in runs}
     if (method := label("method", text)) in methods:
-        return _side(text, "method", store, keep, lambda run: run.method == method)
+        return _side(
+            text, "method", store, keep, lambda run: run.method == method and not run.trial_of
+        )
     if (backbone := label("backbone", text)) in backbones:
-        return _side(text, "backbone", store, keep, lambda run: run.record["backbone"] == backbone)
-    ids = [run.id for run in runs if len(text) >= 4 and run.id.startswith(text)]
+        return _side(
+            text, "backbone", store, keep,
+            lambda run: run.record["backbone"] == backbone and not run.trial_of,
+        )  # fmt: skip
+    ids = [run.id for run in every if len(text) >= 4 and run.id.startswith(text)]
     if len(ids) == 1:
         return _side(text, "run", store, keep, lambda run: run.id == ids[0])
     if ids:
@@ -322,7 +321,7 @@ def _side(text: str, kind: str, store: Store, keep: Any, wanted: Any) -> Side:
 def compare(first: Side, *others: Side, left_out: list[str] | None = None) -> list[Comparison]:
     """Every arm of the other sides against the arm of the first that it belongs to.
 
-    p of the sign-flip test is adjusted by Holm over all that are compared with one arm.
+    p of the difference of mRI is adjusted by Holm over all that are compared with one arm.
 
     Args:
         first: A.
@@ -342,8 +341,8 @@ def compare(first: Side, *others: Side, left_out: list[str] | None = None) -> li
         _check_comparable(one)
     adjusted = []
     for one in made:
-        family = [c for c in made if c.a is one.a and c.sign_flip is not None]
-        ps = holm([c.sign_flip.p for c in family if c.sign_flip is not None])
+        family = [c for c in made if c.a is one.a and c.difference is not None]
+        ps = holm([c.difference.p for c in family if c.difference and c.difference.p is not None])
         place = [i for i, c in enumerate(family) if c is one]
         adjusted.append(replace(one, p=ps[place[0]] if place else None))
     return adjusted
@@ -487,6 +486,11 @@ def table_rows(one: Comparison) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def heads(one: Comparison) -> tuple[str, str, str, str]:
+    """Of the columns of `table_rows`."""
+    return "RI", "A", "B", "B − A [95 %]" if one.seeded else "B − A [95 %], these trainings"
+
+
 def bounds(arm: Arm) -> str:
     """What an incomplete matrix allows: `INCOMPLETE, -40.10 to +12.30`."""
     low, high = arm.mri_bounds
@@ -502,16 +506,20 @@ def sentences(one: Comparison) -> list[str]:
     if one.unshared is not None:
         a, b = one.unshared
         lines.append(f"mRI without pairs that share photographs: A {a}, B {b}")
-    if one.sign_flip is not None:
-        adjusted = f", {one.p:.4f} by Holm" if one.p not in (None, one.sign_flip.p) else ""
-        lines.append(f"sign-flip test over {one.sign_flip.n} sources: p = {one.sign_flip.p:.4f}"
-                     + adjusted)  # fmt: skip
+    if one.difference is not None:
+        text = f"mRI of B less that of A: {one.difference}, p = {one.difference.p:.4f}"
+        if one.p is not None and one.p != one.difference.p:
+            text += f", {one.p:.4f} by Holm"
+        lines.append(text)
+    if not one.seeded:
+        lines = [f"{line} ({OF_TRAININGS})" for line in lines]
     ood = [cell for cell in one.cells if cell.role == "ood"]
     worse = sum(cell.p < ALPHA and cell.flips.lost > cell.flips.gained for cell in ood)
     better = sum(cell.p < ALPHA and cell.flips.gained > cell.flips.lost for cell in ood)
     lines.append(
         f"afterwards B is right on more images than A in {better} and on fewer in {worse} of "
-        f"{len(ood)} cells outside the fine-tuning set (McNemar, p < {ALPHA} by Holm)"
+        f"{len(ood)} cells outside the fine-tuning set (McNemar, p < {ALPHA} by Holm, "
+        f"{OF_TRAININGS})"
     )
     for letter, spread in zip("AB", one.spread, strict=True):
         if spread is not None:
@@ -520,12 +528,12 @@ def sentences(one: Comparison) -> list[str]:
 
 
 def _table(one: Comparison, form: str) -> str:
-    heads, rows = ("RI", "A", "B", "B − A [95 %]"), table_rows(one)
+    columns, rows = heads(one), table_rows(one)
     told = [f"A: {one.a.describe()}", f"B: {one.b.describe()}", *sentences(one)]
     if form == "latex":
         from rib_harness.export import latex_table
 
-        return latex_table(heads, rows, told)
-    lines = ["| " + " | ".join(heads) + " |", "|---|---:|---:|---:|"]
+        return latex_table(columns, rows, told)
+    lines = ["| " + " | ".join(columns) + " |", "|---|---:|---:|---:|"]
     lines += ["| " + " | ".join(map(in_markdown, row)) + " |" for row in rows]
     return "\n".join(["", *lines, "", *(f"- {in_markdown(line)}" for line in told)]) + "\n"

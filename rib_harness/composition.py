@@ -5,15 +5,20 @@ All of it is in the method's spec, filled from its options, and all of it is che
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import TYPE_CHECKING
 
-from rib_harness.catalog import Bound, Catalog, guarded
+from rib_harness.catalog import RECIPE, Bound, Catalog, guarded
 from rib_harness.errors import ConfigError, nearest
 from rib_harness.options import Reference, members_of, split_outside_brackets
-from rib_harness.specs import BackboneSpec, LabelSpace
+from rib_harness.specs import BackboneSpec, Knob, LabelSpace
+
+if TYPE_CHECKING:
+    from rib_harness.config import Recipe
 
 #: `ft@1` is `ft` with the run's seed plus this: no run's own seeds come near.
 SEED_STRIDE = 100_000
@@ -23,6 +28,9 @@ HELD_OUT = 0.2
 
 #: Methods that start from methods that start from methods …: no sensible one goes so far.
 MAX_DEPTH = 12
+
+#: Keys of the recipe that say which images are trained on.
+SPLIT = ("held_out", "per_class", "keep", "keep_by")
 
 _SEEDED = re.compile(r"([^:@]+)@(\d+)(:.*)?")
 
@@ -120,6 +128,13 @@ def check_composition(
     calls = list(calls_of(catalog, method, preset).values())
     for needed in [*needs, *calls]:
         check_composition(catalog, needed, preset, (*above, method.id))
+        if wrong := _split_of_its_own(needed):
+            raise ConfigError(
+                [
+                    f"{method.label}: {needed.label} sets {wrong}, which is the same for all that "
+                    f"one method is made of. Give it to {method.spec.name}, or with --set."
+                ]
+            )
         if not method.spec.chooses and not is_mergeable(catalog, needed, preset):
             raise ConfigError(
                 [
@@ -127,7 +142,21 @@ def check_composition(
                     "mergeable, its result has another architecture than the backbone."
                 ]
             )
+    for key in method.recipe:
+        if not _heeds(catalog, method, key, preset):
+            own = [o.name for o in method.component.signature.options if o.name.startswith(key)]
+            how = f": set its option {own[0]}" if own else ""
+            raise ConfigError(
+                [f"{method.label}: recipe.{key} changes nothing, the method sets it itself{how}."]
+            )
     for called in calls:
+        if called.recipe:
+            raise ConfigError(
+                [
+                    f"{method.label} runs {called.label} with a recipe of its own: give the values "
+                    f"to {method.spec.name}."
+                ]
+            )
         if needs_of(catalog, called, preset) or reads_of(called) or called.spec.holds_out:
             raise ConfigError(
                 [
@@ -135,6 +164,19 @@ def check_composition(
                     "starts from checkpoints, or reads data, of its own."
                 ]
             )
+
+
+def _split_of_its_own(method: Bound) -> str:
+    """A recipe key of the method that says which images are trained on; empty if it has none."""
+    keys = [key for key in SPLIT if key in method.recipe]
+    return f"recipe.{keys[0]}" if keys else ""
+
+
+def _heeds(catalog: Catalog, method: Bound, key: str, preset: str) -> bool:
+    """Whether a value of the recipe reaches a fit of the method, or of what it starts from."""
+    own = method.spec.trains != "nothing" and key not in method.spec.fixes
+    needs = needs_of(catalog, method, preset)
+    return own or key in SPLIT or any(_heeds(catalog, one.method, key, preset) for one in needs)
 
 
 def missing_parts(catalog: Catalog, method: Bound, has: Iterable[str], preset: str) -> list[str]:
@@ -178,22 +220,25 @@ def _backbones_with(catalog: Catalog, parts: Sequence[str], space: LabelSpace) -
 
 
 @dataclass(frozen=True)
-class Knob:
-    """Values of an option to try: `lambda=0.01,0.1,1`, or of one method only: `ewc:lambda=…`."""
+class Values:
+    """Values of an option to try: `lambda=0.01,0.1,1`, or of one method only: `ewc:lambda=…`.
+
+    `recipe.lr=0.01,0.001` are values of the recipe.
+    """
 
     method: str
     option: str
     values: tuple[str, ...]
 
     @classmethod
-    def parse(cls, text: str, what: str) -> Knob:
+    def parse(cls, text: str, what: str) -> Values:
         """Read `[METHOD:]OPTION=VALUE,VALUE,…`.
 
         Raises:
             ConfigError: it is not of this form.
 
         Example:
-            >>> Knob.parse("ewc:lambda=0.1,1", "--search").values
+            >>> Values.parse("ewc:lambda=0.1,1", "--search").values
             ('0.1', '1')
         """
         name, equals, values = text.partition("=")
@@ -205,82 +250,159 @@ class Knob:
             )
         return cls(method.strip(), option.strip(), tried)
 
-    def turns(self, method: Bound) -> bool:
+    def means(self, method: Bound) -> bool:
+        """Whether the method is meant."""
+        return self.method in ("", method.spec.name, method.component.id)
+
+    def are_of(self, method: Bound) -> bool:
         """Whether the method has this option, and is meant."""
-        names = (method.spec.name, method.component.id)
         options = [option.name for option in method.component.signature.options]
-        return self.option in options and (not self.method or self.method in names)
+        return self.means(method) and (self.option in options or self.option.startswith(RECIPE))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method of a run.
+
+    Args:
+        method: which.
+        trial_of: label of the method that chooses among this one and others; empty if none does.
+    """
+
+    method: Bound
+    trial_of: str = ""
 
 
 def expand(
     catalog: Catalog,
     methods: Sequence[str],
     preset: str,
+    recipe: Recipe,
     *,
     sweep: Sequence[str] = (),
     search: Sequence[str] = (),
-) -> list[Bound]:
+    trials: int | None = None,
+) -> list[Entry]:
     """The methods of a run: one for each value of a sweep, one that chooses for each search.
+
+    Of `trials`, each is a method of the run too: what it does to the other datasets is what the
+    choice is judged by.
 
     Args:
         methods: references.
-        sweep: knobs of which every value is a method of its own.
-        search: knobs of which the held-out part of the fine-tuning set chooses the value.
+        recipe: of the run, whose learning rate a knob's range is relative to.
+        sweep: values of which each is a method of its own.
+        search: values among which the held-out part of the fine-tuning set chooses.
+        trials: settings of each method that are tried, drawn from its knobs.
 
     Raises:
-        ConfigError: a knob that no method has.
+        ConfigError: an option that no method has; a method without knobs.
     """
     bound = [catalog.bind("method", text, preset) for text in methods]
-    swept = [Knob.parse(text, "--sweep") for text in sweep]
-    searched = [Knob.parse(text, "--search") for text in search]
-    for what, knobs in (("--sweep", swept), ("--search", searched)):
-        for knob in knobs:
-            if not any(knob.turns(method) for method in bound):
-                raise ConfigError([f"{what} {_unknown(knob, bound)}"])
+    swept = [Values.parse(text, "--sweep") for text in sweep]
+    searched = [Values.parse(text, "--search") for text in search]
+    for what, given in (("--sweep", swept), ("--search", searched)):
+        for values in given:
+            if not any(values.are_of(method) for method in bound):
+                raise ConfigError([f"{what} {_unknown(values, bound)}"])
     made = []
     for method in bound:
         # From its canonical id, so that no spelling decides the keys of what is chosen from.
-        for one in _each_value(method.id, method, swept):
-            again = catalog.bind("method", one, preset)
-            candidates = _each_value(one, again, searched)
-            if len(candidates) == 1:
-                made.append(again)
+        for text in _each_value(method.id, method, swept):
+            one = catalog.bind("method", text, preset)
+            if trials is not None:
+                made += _trials(catalog, one, preset, recipe, trials)
                 continue
-            best = catalog.bind("method", f"best-of:members={_joined(candidates)}", preset)
-            turned = "".join(
-                f",{knob.option}={'|'.join(knob.values)}" for knob in searched if knob.turns(again)
-            )
-            made.append(replace(best, title=f"search({again.label}{turned})"))
-    return list({method.id: method for method in made}.values())
+            candidates = _each_value(text, one, searched)
+            if len(candidates) == 1:
+                made.append(Entry(one))
+                continue
+            turned = "".join(f",{v.option}={'|'.join(v.values)}" for v in searched if v.are_of(one))
+            title = f"search({one.label}{turned})"
+            made.append(Entry(_best_of(catalog, candidates, preset, title)))
+    return list({(one.method.id, one.trial_of): one for one in made}.values())
 
 
-def _unknown(knob: Knob, methods: Sequence[Bound]) -> str:
-    """Why a knob turns nothing."""
-    names = [method.spec.name for method in methods]
-    meant = [m for m in methods if knob.method in ("", m.spec.name, m.component.id)]
-    if not meant:
-        return f"{knob.method}:{knob.option}: this run has no method {knob.method!r}." + nearest(
-            knob.method, names
+def _best_of(catalog: Catalog, candidates: Sequence[str], preset: str, title: str) -> Bound:
+    joined = "(" + "+".join(f"({text})" for text in candidates) + ")"
+    return replace(catalog.bind("method", f"best-of:members={joined}", preset), title=title)
+
+
+def _trials(
+    catalog: Catalog, method: Bound, preset: str, recipe: Recipe, number: int
+) -> list[Entry]:
+    """The method that chooses among `number` settings of a method, then these.
+
+    The first is the method as it is, the others are drawn from its knobs, except from those that
+    it was given a value of. What is drawn for a knob depends on its name and on the number of the
+    trial only: more trials begin with the same ones, and where two methods have a knob in common
+    (the learning rate, above all) they share the value, and with it what they start from.
+    """
+    knobs = [knob for knob in method.spec.knobs if knob.name not in given_to(method)]
+    if not knobs:
+        why = "declares no knobs" if not method.spec.knobs else "has a value for each of its knobs"
+        raise ConfigError(
+            [
+                f"--trials: {method.label} {why}, so there is nothing to draw. Leave it out, or "
+                "name values with --search."
+            ]
         )
+    reference = Reference.parse(method.id)
+    texts = [method.id]
+    for k in range(1, number):
+        drawn = {knob.name: _drawn(knob, k, recipe) for knob in knobs}
+        texts.append(_with(reference, drawn))
+    bound = [catalog.bind("method", text, preset) for text in dict.fromkeys(texts)]
+    title = f"trials({method.label},{number})"
+    best = _best_of(catalog, [one.id for one in bound], preset, title)
+    return [Entry(best), *(Entry(one, title) for one in bound)]
+
+
+def given_to(method: Bound) -> set[str]:
+    """Names of the options and recipe keys that a reference sets."""
+    return {*method.explicit, *(RECIPE + key for key in method.recipe)}
+
+
+def _drawn(knob: Knob, trial: int, recipe: Recipe) -> str:
+    """A value of the knob, to two digits; uniform, by its name and the number of the trial."""
+    digest = hashlib.sha256(f"{knob.name}/{trial}".encode()).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    if knob.values:
+        return str(knob.values[int(share * len(knob.values))])
+    if knob.log:
+        value = knob.low * (knob.high / knob.low) ** share
+    else:
+        value = knob.low + (knob.high - knob.low) * share
+    if knob.name.startswith(RECIPE):
+        value *= getattr(recipe, knob.name.removeprefix(RECIPE))
+    return f"{value:.2g}"
+
+
+def _unknown(values: Values, methods: Sequence[Bound]) -> str:
+    """Why values are of no method."""
+    names = [method.spec.name for method in methods]
+    meant = [method for method in methods if values.means(method)]
+    if not meant:
+        name = f"{values.method}:{values.option}"
+        return f"{name}: this run has no method {values.method!r}." + nearest(values.method, names)
     options = sorted({o.name for m in meant for o in m.component.signature.options})
-    whose = f"the method {knob.method!r}" if knob.method else "any method of this run"
+    whose = f"the method {values.method!r}" if values.method else "any method of this run"
     return (
-        f"{knob.option}: it is no option of {whose}.{nearest(knob.option, options)} "
-        f"Options: {', '.join(options) or 'none'}."
+        f"{values.option}: it is no option of {whose}.{nearest(values.option, options)} "
+        f"Options: {', '.join(options) or 'none'}; and those of the recipe, as recipe.lr."
     )
 
 
-def _each_value(text: str, method: Bound, knobs: Sequence[Knob]) -> list[str]:
-    """References with every combination of the values of the knobs that the method has."""
-    turned = [knob for knob in knobs if knob.turns(method)]
-    reference = Reference.parse(text)
-    made = []
-    for values in product(*(knob.values for knob in turned)):
-        chosen = {knob.option: value for knob, value in zip(turned, values, strict=True)}
-        options = ",".join(f"{k}={v}" for k, v in {**reference.options, **chosen}.items())
-        made.append(f"{reference.name}:{options}" if options else reference.name)
-    return made
+def _each_value(text: str, method: Bound, given: Sequence[Values]) -> list[str]:
+    """References with every combination of the values of the options that the method has."""
+    turned = [values for values in given if values.are_of(method)]
+    return [
+        _with(Reference.parse(text), dict(zip([v.option for v in turned], chosen, strict=True)))
+        for chosen in product(*(values.values for values in turned))
+    ]
 
 
-def _joined(references: Sequence[str]) -> str:
-    return "(" + "+".join(f"({text})" for text in references) + ")"
+def _with(reference: Reference, options: Mapping[str, str]) -> str:
+    """The reference with options that replace its own."""
+    spelled = ",".join(f"{k}={v}" for k, v in {**reference.options, **options}.items())
+    return f"{reference.name}:{spelled}" if spelled else reference.name

@@ -102,6 +102,8 @@ class RunConfig(_Settings):
     seed: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = (0,)
     sweep: tuple[str, ...] = ()  #: values of options, each a method of its own: "alpha=0,0.5,1"
     search: tuple[str, ...] = ()  #: values to choose from on a held-out part of the fine-tuning set
+    #: settings of each method that are tried, drawn from its knobs; chosen as by search
+    trials: int | None = Field(None, ge=2, le=50)
     preset: Preset = "default"
     recipe: dict[str, Any] = Field(default_factory=dict)  #: values that replace the suite's
     limit: int | None = Field(None, ge=1)  #: images a class (in each group); in every key

@@ -246,7 +246,8 @@ def _caption(arms: Sequence[tuple[Arm, Interval | None]]) -> str:
         {(i.level, i.covers) for arm, i in arms if i is not None and _mri(arm, i) != "--"}
     )
     if shown:
-        kinds = " or ".join(f"{level:g} % interval over {covers}" for level, covers in shown)
+        told = {"images": "images of these trainings, which says nothing of other seeds"}
+        kinds = " or ".join(f"{level:g} % interval over {told.get(c, c)}" for level, c in shown)
         parts.append(f"± is half the {kinds}")
     return f"{'; '.join(parts)}."
 
@@ -275,6 +276,8 @@ def _table_notes(arms: Sequence[tuple[Arm, Interval | None]]) -> list[str]:
         name = f"{arm.method} on {arm.backbone}"
         if not same:
             notes.append(f"{name}: {_seeds(arm)}.")
+        if arm.ruined:
+            notes.append(f"{name} is RUINED on its own fine-tuning set: {', '.join(arm.ruined)}.")
         if known(lambda arm=arm: arm.mri) is None:
             notes.append(f"-- {name}: {_why_incomplete(arm)}.")
     return notes

@@ -100,7 +100,10 @@ def find(
     table, answers, points, figure = KINDS[study.figure](data)
     notes = _notes(data.arms)
     if any("[" in text for row in table for text in row.values()):
-        notes.append("in brackets: 95 % intervals, over images; over seeds too from three seeds on")
+        notes.append(
+            "in brackets: 95 % intervals over images of these trainings, from three seeds on over "
+            "seeds too"
+        )
     return Findings(study, suite, table, answers, notes, points, figure if points else None)
 
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 
 from rib_harness.errors import RibError
 
+#: A ruined model has less than this share of the accuracy that it began with, on its own
+#: fine-tuning set.
+RUINED = 0.5
+
 
 class IncompleteError(RibError):
     """A cell is missing; a matrix is never averaged as if it were whole."""
@@ -90,6 +94,24 @@ class Matrix:
             before, after = self.held_out[source]
             return after.top1 - before.top1
         return self.change(source, source)
+
+    @property
+    def ruined(self) -> dict[str, tuple[float, float]]:
+        """Source → accuracy on it before and after, in %, where fine-tuning on it ruined the model.
+
+        That is where less than half of the accuracy is left on the very set that was trained on,
+        and the loss is more than two standard errors. A model that learned cannot lose there, so
+        what it does on other sets says nothing about its method.
+        """
+        found = {}
+        for i in self.sources:
+            before, after = self.pre.get(i), self.post.get(i, {}).get(i)
+            if before is None or after is None or after.top1 >= RUINED * before.top1:
+                continue
+            p, q = before.top1 / 100, after.top1 / 100
+            if p - q > 2 * ((p * (1 - p) + q * (1 - q)) / after.n) ** 0.5:
+                found[i] = (before.top1, after.top1)
+        return found
 
     def ri(self, source: str) -> float:
         """RI_i: mean change on the other members after fine-tuning on one, in points.

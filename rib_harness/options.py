@@ -31,6 +31,7 @@ from typing import Any
 from rib_harness.errors import ConfigError, PluginError, nearest
 from rib_harness.given import no_number, plain_values, user_path
 from rib_harness.guard import as_it_was, told
+from rib_harness.threads import wait_passively
 
 #: Stands for "no default: the option must be given".
 REQUIRED = "<required>"
@@ -249,6 +250,8 @@ def load_target(target: str, what: str) -> Any:
 def _importing(module: str, what: str) -> AbstractContextManager[None]:
     """Around an import; what is there already, or nothing, needs no guard."""
     there = not module or module in sys.modules
+    if not there:
+        wait_passively()  # the module may import torch, and what we set is not its doing
     return nullcontext() if there else as_it_was(f"loading {what}")
 
 

@@ -188,6 +188,15 @@ class Plan:
         """Steps that the store does not have."""
         return [step for step in self.steps if not step.done]
 
+    @cached_property
+    def trials(self) -> frozenset[str]:
+        """Keys of the steps that are in no matrix but of trials: one that diverges is an answer."""
+        keys: dict[bool, set[str]] = {True: set(), False: set()}
+        for record in self.records:
+            rows = (record["finetune"], *record["cells"]["post"].values())
+            keys["trial_of" in record] |= {key for row in rows for key in row.values()}
+        return frozenset(keys[True] - keys[False])
+
     def totals(self) -> dict[str, int]:
         """How much there is, and how much of it is left."""
         left = self.missing
@@ -233,7 +242,16 @@ class _Planner:
         self.recipe = make_recipe(
             self.spec.recipe, self.spec.presets.get(config.preset, {}), config.recipe
         )
-        if config.search and not self.recipe.held_out:
+        if config.search and config.trials:
+            raise ConfigError(["Give --search or --trials: each chooses values on its own."])
+        if (config.search or config.trials) and not self.recipe.held_out:
+            if "held_out" in config.recipe:
+                raise ConfigError(
+                    [
+                        "recipe.held_out=0 leaves nothing to choose on: leave it out, or give the "
+                        "share that --search and --trials choose on, e.g. recipe.held_out=0.2."
+                    ]
+                )
             # Of all methods, so that those which choose are compared with equals.
             self.recipe = self.recipe.model_copy(update={"held_out": HELD_OUT})
         self.steps: dict[str, Step] = {}
@@ -245,13 +263,16 @@ class _Planner:
         backbones = [
             self._bind("backbone", text) for text in self.config.backbone or (self.spec.backbone,)
         ]
-        methods = expand(
+        entries = expand(
             self.catalog,
             self.config.method,
             self.config.preset,
+            self.recipe,
             sweep=self.config.sweep,
             search=self.config.search,
+            trials=self.config.trials,
         )
+        methods = [entry.method for entry in entries]
         for bound in backbones:
             space, family = bound.spec.label_space, getattr(bound.spec, "family", False)
             if space != self.spec.label_space:
@@ -289,7 +310,7 @@ class _Planner:
                     f"{member} is a source: its licence was accepted, which forbids to tune a "
                     "model on it."
                 )
-        for method in methods:
+        for method in (entry.method for entry in entries if not entry.trial_of):
             recipe = self._recipe_of(method, self.recipe)
             if recipe.held_out:
                 self.notes.append(
@@ -302,7 +323,7 @@ class _Planner:
             pre = {name: self._evaluate(backbone, None, name) for name in self.datasets}
             if not methods:
                 records.append(self._record(backbone, None, 0, members, [], pre, {}, {}))
-            for method in methods:
+            for method, trial_of in ((entry.method, entry.trial_of) for entry in entries):
                 for seed in self.config.seed:
                     recipe = self._recipe_of(method, self.recipe)
                     made = {
@@ -313,9 +334,8 @@ class _Planner:
                         i: {j: self._evaluate(backbone, made[i], j) for j in self.datasets}
                         for i in sources
                     }
-                    records.append(
-                        self._record(backbone, method, seed, members, sources, pre, made, post)
-                    )
+                    record = self._record(backbone, method, seed, members, sources, pre, made, post)
+                    records.append({**record, **({"trial_of": trial_of} if trial_of else {})})
         again = self._again()
         done = self._done(again)
         steps = tuple(
@@ -637,7 +657,9 @@ class _Planner:
             raise ConfigError(problems)
 
     def _recipe_of(self, method: Bound, recipe: Recipe) -> Recipe:
-        """The recipe, with a held-out part where the method chooses on one."""
+        """The recipe with the method's own values, and a held-out part where it chooses on one."""
+        if method.recipe:
+            recipe = make_recipe(recipe.model_dump(), method.recipe)
         inner = [need.method for need in needs_of(self.catalog, method, self.config.preset)]
         share = max([method.spec.holds_out, *(self._recipe_of(m, recipe).held_out for m in inner)])
         if recipe.held_out or not share:
@@ -655,6 +677,8 @@ class _Planner:
         split: int,
     ) -> Step:
         preset = self.config.preset
+        if method.recipe:
+            recipe = make_recipe(recipe.model_dump(), method.recipe)
         needs = {
             need.reference: self._finetune(
                 backbone, need.method, source, seed + need.seed, pre, recipe, split

@@ -111,10 +111,31 @@ class RunResult:
                 by_source.setdefault(answer["source"], []).append(text)
         return [f"known answers, {who}: {', '.join(texts)}" for who, texts in by_source.items()]
 
+    @property
+    def trial_of(self) -> str:
+        """The method that chooses among this setting and others; empty if none does."""
+        return str(self.record.get("trial_of", ""))
+
+    def describe_ruined(self) -> str:
+        """Which fine-tunings ruined the model, and why they may have; nothing where none did."""
+        ruined = self.matrix.ruined
+        if not ruined:
+            return ""
+        cells = ", ".join(f"{i} {a:.2f} → {b:.2f}" for i, (a, b) in ruined.items())
+        known = dict.fromkeys(str(self.facts.get(i, {}).get("unsteady", "")) for i in ruined)
+        why = " ".join(text for text in known if text) or (
+            "a learning rate that is too high for this method, or a penalty that is too strong."
+        )
+        return (
+            f"RUINED: {self.method}, seed {self.record['seed']}: accuracy on its own fine-tuning "
+            f"set, before → after: {cells}. Such numbers are of the recipe, not of the method. "
+            f"Likely: {why}"
+        )
+
     def describe_choices(self) -> list[str]:
         """A line that says what the method chose on the held-out images of each source.
 
-        With the accuracy in % of each that was tried there.
+        With the accuracy in % of each that was tried there, or where there are many, the range.
         """
 
         def short(reference: str) -> str:
@@ -126,7 +147,10 @@ class RunResult:
             chosen = facts.get("chosen", [])
             listed = chosen if isinstance(chosen, list) else [chosen]
             tried = facts.get("tried", {})
+            values = [s["accuracy"] for s in tried.values()]
             shown = ", ".join(f"{short(one)} {s['accuracy']:.1f}" for one, s in tried.items())
+            if len(values) > FEW:
+                shown = f"{len(values)}, from {min(values):.1f} to {max(values):.1f}"
             if listed:
                 texts.append(f"{source} {'+'.join(map(short, listed))} (of {shown})")
         seed = self.record["seed"]
@@ -166,6 +190,8 @@ class RunResult:
             "sources": {"used": len(matrix.sources), "of": len(record["suite_members"])},
             "complete": matrix.complete,
             "missing": matrix.missing,
+            "trial_of": self.trial_of or None,
+            "ruined": {i: {"before": a, "after": b} for i, (a, b) in matrix.ruined.items()},
             "notes": record["notes"],
             "known_answers": self.known_answers,
             "facts": {i: dict(facts) for i, facts in self.facts.items()},
@@ -222,6 +248,9 @@ def describe_recipe(recipe: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+#: Of so many settings that were tried, each is listed.
+FEW = 5
+
 #: Letters of a digest that tell two files apart: `sha256:` and eight of its own.
 WEIGHTS_SHOWN = 15
 
@@ -270,8 +299,8 @@ class Results(Sequence[RunResult]):
 
     @property
     def complete(self) -> bool:
-        """Whether every cell of every run is there."""
-        return all(run.complete for run in self._runs)
+        """Whether every cell of every run is there; a trial may have diverged, and has none."""
+        return all(run.complete or run.trial_of for run in self._runs)
 
     @cached_property
     def uncertainty(self) -> Uncertainty:

@@ -239,9 +239,14 @@ def execute(session: Session) -> Results:
         )
     # What was there, or was made, may have gone since.
     results = collect(store, save_runs())
+    for one in results:
+        if one.matrix.ruined and not one.trial_of:
+            log.warning("%s", one.describe_ruined())
     if missed:
         raise MismatchError(results, missed, failures)
-    gone = [step for step in plan.steps if store.done(step.key) is None]
+    # A trial that diverged has no scores.
+    without = plan.trials if walk is not None and walk.diverged else frozenset()
+    gone = [s for s in plan.steps if s.key not in without and store.done(s.key) is None]
     failures = failures or {
         step.id: next(
             (said for path, said in store.damaged.items() if step.key in path.parts),
@@ -449,6 +454,9 @@ class _Walk:
             return
         if isinstance(problem, DivergedError):
             self.diverged.add(step.key)
+            if step.key in self.plan.trials:
+                self.progress.say(f"{problem} It is a trial, and is not chosen.")
+                return
         error = str(problem) if isinstance(problem, RibError) else repr(problem)
         if cause is not None and not isinstance(cause, RibError):
             kept = self.write_traceback(step, problem)
@@ -565,6 +573,8 @@ class _Walk:
             if not (step.method.spec.chooses and needs):
                 needs = dict(step.needs)
             for reference, needed in needs.items():
+                if needed.key in self.diverged:
+                    raise DivergedError(f"{step.id}: it needs {reference}, which diverged.")
                 if not self.finished(needed):
                     raise RibError(f"it needs {reference}, which failed.")
             made_from = self.made_from(step)

@@ -42,6 +42,13 @@ def checked(spec: Any, expected: type[Spec], hook: str) -> Spec:
             raise TypeError(f"{what}: the values of {name} are kept as JSON: {error}") from None
     if isinstance(spec, MethodSpec) and not 0 <= spec.holds_out < 1:
         raise ValueError(f"{what}: expected holds_out in 0 … 1, got {spec.holds_out!r}")
+    for knob in spec.knobs if isinstance(spec, MethodSpec) else ():
+        low, high = knob.low, knob.high
+        if not knob.values and (low >= high or (knob.log and low <= 0)):
+            raise ValueError(
+                f"{what}: expected values or a range{' above 0' if knob.log else ''} of the knob "
+                f"{knob.name!r}, got {low:g} … {high:g}"
+            )
     if isinstance(spec, MetricSpec) and not spec.range[0] < spec.range[1]:
         raise ValueError(f"{what}: expected range (smallest, largest), got {spec.range!r}")
     for variant in spec.variants if isinstance(spec, BackboneSpec) else ():

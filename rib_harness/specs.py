@@ -173,6 +173,32 @@ class DatasetSpec(Spec):
     archives: tuple[Archive, ...] = ()
 
 
+@dataclass(frozen=True)
+class Knob:
+    """One setting that a method is tuned by, and where sensible values of it lie.
+
+    Args:
+        name: an option of the method, or `"recipe.lr"` and its like. A range of `recipe.lr` is of
+            multiples of the run's own rate, which is right for the backbone and the optimizer.
+        low, high: the range, ends included.
+        log: whether it is drawn from evenly in the logarithm, as scales are.
+        values: what to draw from instead of a range.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = True
+    values: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        """`alpha 0.1 … 10`."""
+        if self.values:
+            return f"{self.name} {' | '.join(map(str, self.values))}"
+        times = " × the run's" if self.name.startswith("recipe.") else ""
+        return f"{self.name} {self.low:g} … {self.high:g}{times}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodSpec(Spec):
     """A way to fine-tune.
@@ -194,6 +220,9 @@ class MethodSpec(Spec):
         chooses: whether the result is one of its needs as it is, which it then reports as
             `same_as` (see `Task.report`).
         presets: options that a named preset sets, e.g. `{"paper": {"over": "task"}}`.
+        fixes: keys of the recipe that it sets itself, as `("lr", "optimizer")`.
+        knobs: what it is tuned by, the learning rate among them; `--trials` draws from it. None
+            declared: it cannot be tuned so.
     """
 
     kind: ClassVar[str] = "method"
@@ -207,6 +236,8 @@ class MethodSpec(Spec):
     mergeable: bool = True
     chooses: bool = False
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fixes: tuple[str, ...] = ()
+    knobs: tuple[Knob, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

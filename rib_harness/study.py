@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from rib_harness.progress import Progress
     from rib_harness.results import Results
 
-Figure = Literal["before-after", "radar", "dots", "learning", "curves", "scatter"]
+Figure = Literal["before-after", "radar", "dots", "learning", "curves", "scatter", "equal-gain"]
 
 #: Those that ship with the harness, in the order of the paper.
 NAMES = ("pretraining", "radar", "methods", "learning-curves", "hyperparameters", "sizes",
-         "distance")  # fmt: skip
+         "distance", "equal-effort")  # fmt: skip
 
 #: What each figure shows.
 FIGURES: dict[str, str] = {
@@ -39,6 +39,7 @@ FIGURES: dict[str, str] = {
     "learning": "accuracy along the way",
     "curves": "mRI over a setting",
     "scatter": "change of accuracy against distances",
+    "equal-gain": "gain against mRI of every trial of each method",
 }
 
 
@@ -295,6 +296,8 @@ def plan_study(
         raise ConfigError(
             [f"The study {study.name} draws a scatter, which needs `metrics` and `features`."]
         )
+    if study.figure == "equal-gain" and not config.trials:
+        raise ConfigError([f"The study {study.name} compares trials: it needs `trials`."])
     if study.figure == "learning" and not config.probe_every:
         raise ConfigError([f"The study {study.name} draws learning curves: it needs probe_every."])
     for part in parts:

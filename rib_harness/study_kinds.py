@@ -9,6 +9,7 @@ import numpy as np
 
 from rib_harness.arms import Arm
 from rib_harness.errors import RibError
+from rib_harness.frontier import AT_EQUAL_GAIN, at_equal_gain, drawn, frontiers, rows_of
 from rib_harness.matrix import IncompleteError
 from rib_harness.statistics import Interval
 from rib_harness.study import SuiteSettings, Variation
@@ -292,6 +293,38 @@ def _scatter(data: Data) -> Made:
     return Made(table, answers, points, draw)
 
 
+def _equal_gain(data: Data) -> Made:
+    rows = at_equal_gain(frontiers(data.arms), data.uncertainty)
+    table, answers = [], []
+    panels = {}
+    for backbone in dict.fromkeys(row.frontier.backbone for row in rows):
+        mine = [row for row in rows if row.frontier.backbone == backbone]
+        panels[backbone] = drawn(mine)
+        for row in mine:
+            edge = row.frontier.edge
+            table.append({
+                "backbone": backbone,
+                "method": row.frontier.name,
+                "gains": f"{signed(edge[0].gain)} to {signed(edge[-1].gain)}",
+                f"mRI at {mine[0].gain:.1f}": "not reached" if row.mri is None
+                else change(row.mri),
+                "minus the best": "" if row.difference is None else change(row.difference),
+            })  # fmt: skip
+        none = [row.frontier.name for row in mine if not row.dominated_by]
+        answers.append(
+            f"{backbone}, at a gain of {mine[0].gain:.1f} points: {mine[0].frontier.name} has "
+            f"most. No other method has more wherever they are of: {', '.join(none)}."
+        )
+    answers.append(AT_EQUAL_GAIN)
+
+    def draw() -> Figure:
+        from rib_harness.report.figures import equal_gain
+
+        return equal_gain(panels)
+
+    return Made(table, answers, rows_of(rows), draw)
+
+
 KINDS: dict[str, Callable[[Data], Made]] = {
     "before-after": _before_after,
     "radar": _radar,
@@ -299,6 +332,7 @@ KINDS: dict[str, Callable[[Data], Made]] = {
     "learning": _learning,
     "curves": _curves,
     "scatter": _scatter,
+    "equal-gain": _equal_gain,
 }
 
 

@@ -29,14 +29,18 @@ from rib_harness.statistics import (
     Interval,
     clustered_mcnemar,
     mcnemar,
+    over_seeds,
     percentile_interval,
     resamples,
-    seed_noise,
+    without_interaction,
 )
 from rib_harness.store import AGAIN, SCORES, Store
 
 #: A cell: the source (None: before fine-tuning) and the dataset.
 CellName = tuple[str | None, str]
+
+#: Where the scores are, an arm, a weighted sum of its cells, and the weight of that.
+Term = tuple["Uncertainty", Arm, Mapping[CellName, float], float]
 
 #: Numbers of photographs × groups × checkpoints that are held at once: 256 MiB.
 BLOCK = 2**26
@@ -124,7 +128,8 @@ class Uncertainty:
         of ratio means, Särndal et al. 1992, Model Assisted Survey Sampling, 5.5.
         """
         self.prepare([arm])
-        estimate, variance = self._estimate(arm, _mri(arm))[0], 0.0
+        values = _by_seed(arm, _mri(arm))
+        estimate, variance = sum(values) / len(values), 0.0
         weights = {c: f / len(arm.runs) for c, f in _mri(arm).items()}
         for pool in self._read[id(arm.runs[0])][1]:
             total = np.zeros(pool.size)
@@ -176,19 +181,26 @@ class Uncertainty:
         other: Uncertainty | None = None,
     ) -> Interval:
         """A weighted sum of cells of `b` minus one of `a`."""
-        other = other or self
-        before, one = self._estimate(a, of_a)
-        after, two = other._estimate(b, of_b)
-        draws, with_seeds = two - one, []
-        for side, (arm, cells) in zip("AB", [(a, of_a), (b, of_b)], strict=True):
-            if len(arm.runs) >= SEEDS_NEEDED:
-                noise = seed_noise(_by_seed(arm, cells), self.resamples, f"{side}/{arm.seeds}")
-                draws = draws + noise
-                with_seeds.append(side)
-        covers = "images and seeds" if len(with_seeds) == 2 else "images"
-        if len(with_seeds) == 1:
-            covers = f"images and seeds of {with_seeds[0]}"
-        return percentile_interval(after - before, draws, self.level, covers)
+        sides = [(self, a, of_a, -1.0), (other or self, b, of_b, 1.0)]
+        return self._combined([[side] for side in sides])
+
+    def mri_of(self, parts: Sequence[tuple[Arm, float]]) -> Interval:
+        """A weighted sum of the mRI of arms with the same seeds, which are paired.
+
+        Args:
+            parts: arms and their weights: 1 and −1 is a difference.
+
+        Raises:
+            IncompleteError: a cell is missing.
+        """
+        first = parts[0][0]
+        for arm, _ in parts:
+            if arm.seeds != first.seeds:
+                raise RibError(
+                    f"Arms of the seeds {first.seeds} and {arm.seeds} are no pairs: run both with "
+                    "the same seeds."
+                )
+        return self._combined([[(self, arm, _mri(arm), share) for arm, share in parts]])
 
     def flips(self, arm: Arm, source: str, dataset: str) -> Flips:
         """Images gained, lost and kept by fine-tuning on a source."""
@@ -222,23 +234,48 @@ class Uncertainty:
         self._read |= {id(run): (run, of) for run, of in zip(runs, pools, strict=True)}
 
     def _interval(self, arm: Arm, cells: Mapping[CellName, float]) -> Interval:
-        estimate, draws = self._estimate(arm, cells)
+        return self._combined([[(self, arm, cells, 1.0)]])
+
+    def _combined(self, sides: Sequence[Sequence[Term]]) -> Interval:
+        """A weighted sum of cells of arms.
+
+        Args:
+            sides: each has seeds of its own; the arms of one side have the same and are paired.
+        """
+        estimate, draws = 0.0, np.zeros(self.resamples)
+        seeded: list[tuple[list[float], Floats]] = []
+        names, seeds = [], []
+        for name, terms in zip("AB", sides, strict=False):
+            values: NDArray[np.float64] = np.zeros(len(terms[0][1].runs))
+            drawn = np.zeros((len(values), self.resamples))
+            for of, arm, cells, share in terms:
+                values += share * np.array(_by_seed(arm, cells))  # raises where a cell is missing
+                drawn += share * of._drawn(arm, cells)
+            estimate += float(values.mean())
+            draws = draws + drawn.mean(0)
+            trained = any(source is not None for _, _, cells, _ in terms for source, _ in cells)
+            if len(values) >= SEEDS_NEEDED and trained:
+                seeded.append((values.tolist(), drawn))
+                names.append(name)
+                seeds.append(terms[0][1].seeds)
         covers = "images"
-        if len(arm.runs) >= SEEDS_NEEDED and any(source is not None for source, _ in cells):
-            noise = seed_noise(_by_seed(arm, cells), self.resamples, str(arm.seeds))
-            draws, covers = draws + noise, "images and seeds"
+        if seeded:
+            draws = without_interaction(draws, [each for _, each in seeded])
+            draws = over_seeds(draws, [each for each, _ in seeded], f"{seeds}")
+            covers = "images and seeds"
+            if len(names) < len(sides):
+                covers += f" of {names[0]}"
         return percentile_interval(estimate, draws, self.level, covers)
 
-    def _estimate(self, arm: Arm, cells: Mapping[CellName, float]) -> tuple[float, Floats]:
-        """The weighted sum itself and on each resample, the mean over seeds."""
-        values = _by_seed(arm, cells)  # raises where a cell is missing
+    def _drawn(self, arm: Arm, cells: Mapping[CellName, float]) -> Floats:
+        """(seeds, resamples): the weighted sum of each seed on each resample."""
         self.prepare([arm])
-        draws = np.zeros(self.resamples)
-        for run in arm.runs:
+        draws = np.zeros((len(arm.runs), self.resamples))
+        for row, run in zip(draws, arm.runs, strict=True):
             of = {name: pool for pool in self._read[id(run)][1] for name in pool.datasets}
             for cell, factor in cells.items():
-                draws += factor * self._draws[of[cell[1]].id, _key(run, cell)]
-        return sum(values) / len(values), draws / len(arm.runs)
+                row += factor * self._draws[of[cell[1]].id, _key(run, cell)]
+        return draws
 
     def _pools_of(self, run: RunResult) -> list[_Pool]:
         """The run's datasets, those together that share photographs."""

@@ -23,7 +23,8 @@ from rib_harness.options import Reference
 #: What every plugin made here begins with.
 HEAD = """
 from rib_harness import (
-    BackboneSpec, DatasetSpec, LabelSpace, MethodSpec, MetricSpec, SuiteSpec, Variant, hookimpl
+    BackboneSpec, DatasetSpec, Knob, LabelSpace, MethodSpec, MetricSpec, SuiteSpec, Variant,
+    hookimpl,
 )
 
 RIB_PLUGIN_API = 1
@@ -332,6 +333,20 @@ BROKEN: dict[str, tuple[str, str]] = {
             hook="register_metrics",
         ),
         "MetricSpec 'm': expected range (smallest, largest), got (1, 0)",
+    ),
+    "knob-turned": (
+        returning(
+            "MethodSpec(name='m', target='a.b:C', summary='', knobs=(Knob('lr', 1.0, 0.1),))",
+            hook="register_methods",
+        ),
+        "expected values or a range above 0 of the knob 'lr', got 1 … 0.1",
+    ),
+    "knob-from-zero": (
+        returning(
+            "MethodSpec(name='m', target='a.b:C', summary='', knobs=(Knob('lr', 0.0, 0.1),))",
+            hook="register_methods",
+        ),
+        "expected values or a range above 0 of the knob 'lr', got 0 … 0.1",
     ),
     "variants-texts": (
         returning(

@@ -22,7 +22,7 @@ from rib_harness import (
     cli,
 )
 from rib_harness.catalog import Catalog, load_catalog
-from rib_harness.composition import Knob
+from rib_harness.composition import Values
 from rib_harness.config import make_config
 from rib_harness.engine import evaluate
 from rib_harness.plan import Plan, Step, make_plan
@@ -365,8 +365,8 @@ def test_a_knob_that_turns_nothing_is_refused() -> None:
     assert "this run has no method 'ewc'" in said
     assert "no option of the method 'ft'" in problem(["l2-sp", "ft"], sweep="ft:alpha=1,2")
     assert "option alpha=x" in problem("l2-sp", search="alpha=x,2")
-    knob = Knob.parse("cl-methods/wise-ft:base=(lwf:alpha=2,temperature=3),ft", "--sweep")
-    assert knob == Knob("cl-methods/wise-ft", "base", ("(lwf:alpha=2,temperature=3)", "ft"))
+    knob = Values.parse("cl-methods/wise-ft:base=(lwf:alpha=2,temperature=3),ft", "--sweep")
+    assert knob == Values("cl-methods/wise-ft", "base", ("(lwf:alpha=2,temperature=3)", "ft"))
 
 
 def test_a_value_of_a_sweep_is_the_method_asked_for_on_its_own() -> None:

@@ -217,6 +217,7 @@ threads = 2
 offline = true
 sweep = "alpha=0,1"
 search = ["lwf:temperature=1,2"]
+trials = 4
 rerun = "lwf"
 
 [recipe]

@@ -134,6 +134,7 @@ CHANGES: list[dict[str, Any]] = [
     {"preset": "paper", "method": "lwf"},
     {"method": "l2-sp", "sweep": ("alpha=0.2,0.3",)},
     {"method": "l2-sp", "search": ("alpha=0.2,0.3",)},
+    {"trials": 2},
     {"probe_every": 2},
     *(
         {"recipe": {"epochs": 1, name: value, **({"keep": 0.5} if name == "keep_by" else {})}}

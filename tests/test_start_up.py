@@ -142,6 +142,7 @@ VARIABLES: dict[str, tuple[str, str, Any]] = {
     "set": ("recipe.lr=0.5 recipe.max_steps=none", "recipe", {"lr": "0.5", "max_steps": "none"}),
     "preset": ("paper", "preset", "paper"),
     "search": ("alpha=0,1 lwf:alpha=2,3", "search", ("alpha=0,1", "lwf:alpha=2,3")),
+    "trials": ("8", "trials", 8),
     "sweep": ("alpha=0,1", "sweep", ("alpha=0,1",)),
     "save-every": ("1.5", "save_every", 1.5),
     "probe-every": ("5", "probe_every", 5),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-from itertools import product
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,10 +15,11 @@ from rib_harness.statistics import (
     clustered_mcnemar,
     holm,
     mcnemar,
+    over_seeds,
     percentile_interval,
     resamples,
-    seed_noise,
-    sign_flip,
+    welch,
+    without_interaction,
 )
 
 
@@ -122,68 +120,6 @@ def test_clustered_mcnemar_does_not_depend_on_the_direction() -> None:
     assert clustered_mcnemar(gained, lost) == clustered_mcnemar(lost, gained)
 
 
-# The sign-flip test
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 8, 10])
-def test_sign_flip_on_random_input(n: int) -> None:
-    """Source: `scipy.stats.permutation_test(permutation_type="samples")`, all 2^n."""
-    rng = np.random.default_rng(n)
-    for shift in (0.0, 0.3, 2.0):
-        differences = rng.normal(shift, 1, n)
-        peer = stats.permutation_test(
-            (differences,), np.sum, permutation_type="samples", n_resamples=np.inf, vectorized=False
-        )
-        assert sign_flip(list(differences)).p == pytest.approx(peer.pvalue, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    "differences",
-    [
-        [0.0],
-        [0.0, 0.0, 0.0],
-        [1.0, -1.0],
-        [0.1, 0.2, -0.3],
-        [0.1] * 7 + [-0.1],
-        [1.0, 1.0, 0.0, 0.0],
-        [0.7, 0.1, 0.2, 0.3, -0.6, 1e-9],
-        [1e6 + 0.1, -1e6, 0.3, 0.3],
-    ],
-)
-def test_sign_flip_on_ties_and_zeros(differences: list[float]) -> None:
-    """Source: a loop over all flips in exact arithmetic."""
-    exact = [Fraction(str(d)) for d in differences]
-    observed = abs(sum(exact))
-    flips = list(product((1, -1), repeat=len(exact)))
-    as_extreme = sum(
-        abs(sum(s * d for s, d in zip(signs, exact, strict=True))) >= observed for signs in flips
-    )
-    assert sign_flip(differences).p == as_extreme / len(flips)
-
-
-def test_the_smallest_p_of_eight_sources() -> None:
-    """Source: metrics.md, .0078 = 2/2⁸; reached where all differences have one sign."""
-    for sign in (1, -1):
-        found = sign_flip([sign * d for d in (0.1, 5.0, 0.2, 0.3, 9.0, 1.0, 2.0, 0.01)])
-        assert (found.n, round(found.smallest, 4)) == (8, 0.0078)
-        assert found.p == found.smallest == 2 / 2**8
-
-
-def test_sign_flip_does_not_depend_on_scale_or_direction() -> None:
-    """Source: the definition."""
-    differences = np.random.default_rng(3).normal(0.5, 1, 9)
-    p = sign_flip(list(differences)).p
-    for factor in (-1.0, 1e-6, 1e6):
-        assert sign_flip(list(factor * differences)).p == p
-
-
-@pytest.mark.parametrize("n", [0, 21])
-def test_sign_flip_says_how_many_differences_it_takes(n: int) -> None:
-    """Source: its docstring."""
-    with pytest.raises(ValueError, match=f"1 to 20 differences, got {n}"):
-        sign_flip([1.0] * n)
-
-
 # Intervals and resamples
 
 
@@ -261,24 +197,73 @@ def test_resamples_hold_no_more_than_a_chunk(monkeypatch: pytest.MonkeyPatch) ->
 
 # Seeds
 
+SIDES = [[1.0, 4.0], [0.0, 1.0, 5.0], [3.0, 3.5, 2.0, 8.0, 1.0]]
 
-@pytest.mark.parametrize("values", [[1.0, 4.0], [0.0, 1.0, 5.0], [3.0, 3.5, 2.0, 8.0, 1.0]])
-def test_seed_noise_is_students_t(values: list[float]) -> None:
+
+@pytest.mark.parametrize(("a", "b"), [(0, 1), (1, 1), (1, 2), (2, 0)])
+def test_welch_is_scipys(a: int, b: int) -> None:
+    """Source: `scipy.stats.ttest_ind(equal_var=False)`: its degrees of freedom and statistic."""
+    one, other = SIDES[a], [10 * value for value in SIDES[b]]
+    error, freedom = welch([one, other])
+    peer = stats.ttest_ind(one, other, equal_var=False)
+    assert freedom == pytest.approx(peer.df)
+    assert (np.mean(one) - np.mean(other)) / error == pytest.approx(peer.statistic)
+
+
+@pytest.mark.parametrize("values", SIDES)
+def test_one_side_varies_as_students_t(values: list[float]) -> None:
     """Source: `scipy.stats.kstest` against t with S − 1 degrees of freedom, scaled by sd/√S."""
-    noise = seed_noise(values, 40_000, "s")
+    noise = over_seeds(np.zeros(40_000), [values], "s")
     scale = np.std(values, ddof=1) / len(values) ** 0.5
     peer = stats.t(len(values) - 1, scale=scale)
     assert stats.kstest(noise, peer.cdf).pvalue > 1e-3
-    if len(values) == 5:  # with fewer the fourth moment, or the variance, is infinite
-        assert np.var(noise) == pytest.approx(peer.var(), rel=0.25)
     # So the interval is the textbook one of a mean with unknown variance.
     assert np.quantile(noise, 0.975) == pytest.approx(peer.ppf(0.975), rel=0.15)
 
 
-def test_seed_noise_is_a_function_of_its_seed_and_nothing_where_seeds_agree() -> None:
+@pytest.mark.parametrize(("a", "b"), [(0, 1), (1, 1), (1, 2)])
+def test_of_a_difference_the_interval_is_welchs(a: int, b: int) -> None:
+    """Source: `ttest_ind(equal_var=False).confidence_interval`, where images vary in nothing."""
+    one, other = SIDES[a], [10 * value for value in SIDES[b]]
+    peer = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    noise = over_seeds(np.zeros(200_000), [one, other], "s")
+    half = (peer.high - peer.low) / 2
+    assert np.quantile(noise, [0.025, 0.975]) == pytest.approx([-half, half], rel=0.05)
+
+
+def test_where_images_vary_much_the_interval_is_normal() -> None:
+    """Source: the quantile of the normal distribution: seeds that agree say nothing more."""
+    draws = np.random.default_rng(1).normal(7, 1, 200_000)
+    noisy = over_seeds(draws, [[1.0, 1.001, 1.002], [1.0, 1.001, 1.002]], "s")
+    assert np.quantile(noisy, [0.025, 0.975]) == pytest.approx([7 - 1.96, 7 + 1.96], rel=0.01)
+
+
+def test_what_varies_over_seeds_is_a_function_of_its_seed_and_nothing_where_seeds_agree() -> None:
     """Source: the definition."""
-    assert (seed_noise([1, 2, 4], 9, "a") == seed_noise([1, 2, 4], 9, "a")).all()
-    assert (seed_noise([1, 2, 4], 9, "a") != seed_noise([1, 2, 4], 9, "b")).all()
-    assert (seed_noise([2.5, 2.5, 2.5], 9, "a") == 0).all()
-    twice = seed_noise([2, 4, 8], 9, "a")
-    assert twice == pytest.approx(2 * seed_noise([1, 2, 4], 9, "a"))
+    draws = np.arange(9.0)
+    for sides in ([[1, 2, 4]], [[1, 2, 4], [3, 5, 6]]):
+        assert (over_seeds(draws, sides, "a") == over_seeds(draws, sides, "a")).all()
+        assert (over_seeds(draws, sides, "a") != over_seeds(draws, sides, "b")).any()
+    assert (over_seeds(draws, [[2.5, 2.5, 2.5]], "a") == draws).all()
+    assert (over_seeds(draws, [[2.5, 2.5], [1.0, 1.0]], "a") == draws).all()
+
+
+@pytest.mark.parametrize("interaction", [0.0, 0.5, 1.0])
+def test_what_seeds_do_to_single_images_is_not_counted_twice(interaction: float) -> None:
+    """Source: a linear model: of the variance of a mean over n seeds, 1/n of it is taken out."""
+    rng = np.random.default_rng(3)
+    seeds, many = 4, 200_000
+    images = rng.normal(size=many) * (1 - interaction) ** 0.5
+    each = images + interaction**0.5 * rng.normal(size=(seeds, many))
+    kept = without_interaction(5 + each.mean(0), [each])
+    assert kept.var() == pytest.approx(1 - interaction, abs=0.01)
+    assert kept.mean() == pytest.approx(5, abs=0.02)
+
+
+def test_p_is_the_share_beyond_zero_twice() -> None:
+    """Source: by hand, with one draw more on each side, as for a permutation test."""
+    draws = np.array([-1.0] * 5 + [1.0] * 95)
+    assert percentile_interval(0.9, draws).p == pytest.approx(2 * 6 / 101)
+    assert percentile_interval(0.9, -draws).p == pytest.approx(2 * 6 / 101)
+    assert percentile_interval(0.9, draws + 3).p == pytest.approx(2 / 101)
+    assert percentile_interval(0.0, np.zeros(10)).p == 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rib_harness import Batch, Classifier, DatasetSpec, LabelSpace, MethodSpec, Task
+from rib_harness import Batch, Classifier, DatasetSpec, Knob, LabelSpace, MethodSpec, Task
 from rib_harness.catalog import Catalog
 from rib_harness.testing import (
     Check,
@@ -336,6 +336,14 @@ BAD: list[tuple[str, type, dict[str, Any], str]] = [
         WithOptions,
         {"presets": {"paper": {"strength": "x"}}},
         "option strength=x: Input should be",
+    ),
+    ("declares", WithOptions, {"knobs": (Knob("strenth", 0.1, 1),)}, "has no option 'strenth'"),
+    ("declares", Good, {"knobs": (Knob("recipe.rl", 0.1, 1),)}, "recipe.rl is no setting"),
+    (
+        "declares",
+        Good,
+        {"knobs": (Knob("recipe.lr", 0.1, 1),), "fixes": ("lr",)},
+        "knob 'recipe.lr' at 0.1: mine:recipe.lr=0.1: recipe.lr changes nothing",
     ),
     ("declares", Good, {"requires": ("bloks",)}, "no part of a backbone. Did you mean 'blocks'?"),
     (

@@ -62,3 +62,16 @@ def test_threads_are_told_how_to_wait_before_torch_is_there(code: str) -> None:
         [sys.executable, "-c", check], env=kept, capture_output=True, text=True, check=True
     )
     assert done.stdout == "PASSIVE\n"
+
+
+def test_how_threads_wait_is_no_doing_of_the_plugin_that_brings_torch() -> None:
+    check = (
+        "import os; from rib_harness.options import load_target\n"
+        "load_target('rib_plugin_cl_methods.ft:FineTuning', 'it')\n"
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    kept = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", check], env=kept, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("PASSIVE\n", "")

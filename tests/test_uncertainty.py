@@ -737,10 +737,20 @@ class Population:
 
 
 class Sample:
-    """One sample of a population: arms over tables in memory, which `_table` is made to read."""
+    """One sample of a population: arms over tables in memory, which `_table` is made to read.
 
-    def __init__(self, population: Population, number: int, methods: Sequence[str] = ("ft",)):
-        self.population, self.number = population, number
+    Args:
+        alike: whether all methods change the same images, as two sides of one method do.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        number: int,
+        methods: Sequence[str] = ("ft",),
+        alike: bool = False,
+    ):
+        self.population, self.number, self.alike = population, number, alike
         self.rng = np.random.default_rng([11, number])
         self.tables: dict[str, pa.Table] = {}
         one = population
@@ -778,8 +788,9 @@ class Sample:
     def arm(self, method: str, pre: Mapping[str, Cell]) -> Arm:
         """Its images are changed alike for all seeds, in part; each seed has its own thresholds."""
         one, runs = self.population, []
+        rng = np.random.default_rng([12, self.number]) if self.alike else self.rng
         moved = {
-            (i, pool): self.rng.normal(size=one.size) for i in one.photographs for pool in self.easy
+            (i, pool): rng.normal(size=one.size) for i in one.photographs for pool in self.easy
         }
         for seed in range(one.seeds):
             cells: dict[str, dict[str, Cell]] = {}
@@ -918,12 +929,7 @@ def test_datasets_of_the_same_photographs_must_be_drawn_together(
 def test_intervals_over_seeds_cover_the_mean_of_all_seeds(
     seeds: int, tau: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Source: Φ(threshold / √(1 + τ²)), the mean over all seeds.
-
-    They cover 96 to 98 %, a difference of two methods up to 99 %: a little too much, since the
-    spread of the seeds on these images has some of the images' own noise in it, which is there
-    twice then, and t with few degrees of freedom has long tails.
-    """
+    """Source: Φ(threshold / √(1 + τ²)), the mean over all seeds; 93 to 97 % and chance."""
     population = Population(THREE, seeds=seeds, tau=tau)
     found = covered(
         population,
@@ -942,4 +948,5 @@ def test_intervals_over_seeds_cover_the_mean_of_all_seeds(
         1000,
         methods=("ft", "lwf"),
     )
-    assert all(93 <= share <= 99.5 for share in found.values()), found
+    # Of 1 000 samples, a share of 97 % is above 98.4, or one of 93 % below 90.9, once in 200.
+    assert all(90.9 <= share <= 98.4 for share in found.values()), found

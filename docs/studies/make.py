@@ -33,7 +33,8 @@ SHOWN = {
     "methods": (
         "Every method loses robustness, plain fine-tuning most on both backbones. Linear probing "
         "loses least and also learns half as much of the fine-tuning set or less; WiSE-FT and the "
-        "soup keep most of the gain for less than half of the loss."
+        "soup keep most of the gain for less than half of the loss. LP-FT, at the same rate, is "
+        "near plain fine-tuning."
     ),
     "learning-curves": (
         "The robustness goes first: half of the loss is there within 5 to 15 updates, before the "
@@ -96,7 +97,7 @@ own is run by its path, `rib-harness study run ./mine.toml`:
 ```toml
 title = "mRI over weight decay"
 question = "Does weight decay keep robustness?"
-figure = "curves"  # or before-after, radar, dots, learning, scatter
+figure = "curves"  # or before-after, radar, dots, learning, scatter, equal-gain
 
 [suites.digits-rib]  # any setting of `rib-harness run`
 backbone = ["digits-vit"]
@@ -108,6 +109,8 @@ The options of `run` win over the file (`--seed 0 --seed 1 --limit 4`). Every co
 into one store, so studies share their runs, a study that was stopped goes on with the same
 command, and one configuration that fails loses no other. Each writes a table (Markdown), all its
 numbers (CSV) and the figure (PDF, SVG and PNG) into `--out`.
+
+One more, `equal-effort`, is on [a page of its own](equal-effort.md).
 """
 
 
@@ -115,7 +118,9 @@ def main(store: str) -> None:
     """Run them all, keep the figures here and write the page."""
     page = [HEAD]
     with tempfile.TemporaryDirectory() as folder:
-        for name, study in load_studies().items():
+        studies = load_studies()
+        for name in SHOWN:  # that of equal effort has a page of its own
+            study = studies[name]
             command(["run", name, "--store", store, "--out", folder], standalone_mode=False)
             shutil.copy(Path(folder) / f"{name}.svg", HERE / f"{name}.svg")
             table = (Path(folder) / f"{name}.md").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ from rib_harness.cli.options import chosen, labels_of, no_plugin, option, store
 from rib_harness.cli.say import echo, write
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rib_harness.compare import Comparison
+    from rib_harness.results import RunResult
 
 
 @click.command("compare")
@@ -23,6 +27,17 @@ if TYPE_CHECKING:
 @option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
 @option("--suite", metavar="NAME", help="Only this suite.")
 @option("--cells", is_flag=True, help="Show every cell, not only every source.")
+@option(
+    "--at-equal-gain",
+    is_flag=True,
+    help="Compare all methods that had --trials (or those named) by their mRI at one gain.",
+)
+@option(
+    "--gain",
+    type=float,
+    metavar="POINTS",
+    help="With --at-equal-gain: which.  [default: the largest that all reach]",
+)
 @no_plugin
 def command(
     sides: tuple[str, ...],
@@ -32,6 +47,8 @@ def command(
     backbone: tuple[str, ...],
     suite: str | None,
     cells: bool,
+    at_equal_gain: bool,
+    gain: float | None,
     no_plugin: tuple[str, ...],
 ) -> None:
     """Compare two methods, backbones, runs or stores, image by image.
@@ -44,6 +61,13 @@ def command(
     from rib_harness.errors import RibError
     from rib_harness.store import Store
 
+    if gain is not None and not at_equal_gain:
+        raise click.UsageError("--gain needs --at-equal-gain.")
+    if at_equal_gain:
+        catalog = load_catalog(block=no_plugin)
+        keep = chosen(catalog, (), backbone, suite)
+        _at_equal_gain((*sides, *method), store, form, keep, gain)
+        return
     if len(sides) < 2:
         raise click.UsageError("Name two things to compare, e.g. rib-harness compare ft lwf.")
 
@@ -73,14 +97,54 @@ def command(
         )
 
 
+def _at_equal_gain(
+    names: tuple[str, ...],
+    path: Path | None,
+    form: str,
+    keep: Callable[[RunResult], bool],
+    gain: float | None,
+) -> None:
+    from rib_harness.arms import arms_of
+    from rib_harness.cli.tables import print_equal_gain
+    from rib_harness.errors import RibError, nearest
+    from rib_harness.frontier import at_equal_gain, frontiers, rows_of
+    from rib_harness.results import Results, collect, csv_of
+    from rib_harness.store import Store
+
+    if form not in ("table", "json", "csv"):
+        raise click.UsageError("--at-equal-gain has the formats table, json and csv.")
+    path = path or Path("rib-store")
+    if not path.exists():
+        raise RibError(f"There is no store {path}.")
+    whole = collect(Store(path))
+    trials = [run for run in whole if run.trial_of and keep(run)]
+    found = frontiers(arms_of(trials))
+    known = {one.name for one in found}
+    if unknown := [name for name in names if name not in known]:
+        raise RibError(
+            f"{path} has no trials of {unknown[0]!r}.{nearest(unknown[0], known)} It has them of: "
+            f"{', '.join(sorted(known)) or 'nothing; give run --trials N'}."
+        )
+    if not found:
+        raise RibError(f"{path} has no trials: give `run` --trials N, e.g. --trials 8.")
+    kept = {one.method for one in found if not names or one.name in names}
+    results = Results([run for run in trials if run.trial_of in kept], whole.store)
+    if form == "table":
+        print_equal_gain(results, gain)
+        return
+    rows = rows_of(at_equal_gain(frontiers(arms_of(results)), results.uncertainty, gain))
+    write(json.dumps(rows, indent=1) if form == "json" else csv_of(rows))
+
+
 def _print(one: Comparison, *, cells: bool) -> None:
     from rib_harness.cli.tables import console, table
-    from rib_harness.compare import sentences, table_rows
+    from rib_harness.compare import heads, sentences, table_rows
 
     screen = console()
     screen.print(f"A: {one.a.describe()}", style="bold")
     screen.print(f"B: {one.b.describe()}", style="bold")
-    shown = table("RI", "A", "B", "B − A [95 %]", right=("A", "B", "B − A [95 %]"))
+    columns = heads(one)
+    shown = table(*columns, right=columns[1:])
     shown.columns[0].no_wrap = True
     *rows, last = table_rows(one)
     for row in rows:
@@ -89,10 +153,10 @@ def _print(one: Comparison, *, cells: bool) -> None:
     shown.add_row(*last, style="bold")
     screen.print(shown)
     if cells:
-        heads = ("B − A [95 %]", "gained", "lost", "p (Holm)")
+        right = (columns[3], "gained", "lost", "p (Holm)")
         for source in one.sources:
             screen.print(f"fine-tuned on {source}:")
-            shown = table("measured on", *heads, right=heads)
+            shown = table("measured on", *right, right=right)
             for cell in one.cells:
                 if cell.source == source:
                     counts = (f"{n:,.0f}" for n in (cell.flips.gained, cell.flips.lost))

@@ -97,8 +97,13 @@ _TRAIN = [
                 "momentum, weight_decay, schedule, warmup_steps, batch_size, micro_batch, epochs, "
                 "max_steps, clip_grad, precision, augment, per_class, held_out, keep, keep_by."),
     option("--search", multiple=True, metavar="OPTION=V,V…",
-           help="Choose a method's option on a held-out part of each fine-tuning set, e.g. "
-                "lambda=0.01,0.1,1, or of one method, ewc:lambda=0.1,1. Repeatable."),
+           help="Choose a method's option, or a value of the recipe, on a held-out part of each "
+                "fine-tuning set, e.g. lambda=0.01,0.1,1, or of one method, ewc:lambda=0.1,1 or "
+                "ft:recipe.lr=0.01,0.001. Repeatable."),
+    option("--trials", type=int, metavar="N",
+           help="Choose among N settings of each method, itself and N − 1 that are drawn from what "
+                "it declares to be tuned by (its learning rate, above all), on a held-out part of "
+                "each fine-tuning set: methods at equal effort."),
     option("--sweep", multiple=True, metavar="OPTION=V,V…",
            help="One method for each value, e.g. wise-ft:alpha=0,0.5,1. Repeatable."),
     option("--accept-license", multiple=True, metavar="NAME",

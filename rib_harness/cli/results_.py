@@ -30,6 +30,11 @@ FORMS = ["table", "json", "csv", "md", "latex", "parquet", "model-card", "bibtex
 @option("--method", "-m", multiple=True, metavar="REF", help="Only these methods. Repeatable.")
 @option("--backbone", "-b", multiple=True, metavar="REF", help="Only these backbones.")
 @option("--suite", metavar="NAME", help="Only this suite.")
+@option(
+    "--show-trials",
+    is_flag=True,
+    help="Show the settings that --trials tried, too; json, csv and parquet have them always.",
+)
 @no_plugin
 def command(
     store: Path | None,
@@ -39,6 +44,7 @@ def command(
     method: tuple[str, ...],
     backbone: tuple[str, ...],
     suite: str | None,
+    show_trials: bool,
     no_plugin: tuple[str, ...],
 ) -> None:
     """Show the results of a store again. Exits with 1 if a matrix is incomplete."""
@@ -57,7 +63,10 @@ def command(
     whole = collect(opened)
     source = whole.store or opened
     told = set(source.damaged)  # in the log; more may be found when features are read
-    results = Results([run for run in whole if keep(run)], source)
+    runs = [run for run in whole if keep(run)]
+    if not show_trials and (metric or form in ("md", "latex", "model-card")):
+        runs = [run for run in runs if not run.trial_of]
+    results = Results(runs, source)
     if not len(results):
         kept = len(opened.step_keys())
         raise RibError(
@@ -72,7 +81,7 @@ def command(
     if metric:
         _write(_metrics(results, catalog, metric, form, failed), out)
     elif form == "table":
-        print_results(results, catalog)
+        print_results(results, catalog, trials=show_trials)
     else:
         for line in changed_code([done for run in results for done in run.made], catalog):
             echo(line, err=True)

@@ -59,7 +59,7 @@ def command(name: str, as_json: bool, no_plugin: tuple[str, ...]) -> None:
         return
     from rib_harness.cli.tables import console, table
 
-    spec = to_json(component)
+    spec = {**to_json(component), "knobs": tuple(map(str, getattr(component.spec, "knobs", ())))}
     shown = table("", "")
     shown.show_header = False
     for field, value in spec.items():

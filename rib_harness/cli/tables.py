@@ -91,12 +91,20 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     return made
 
 
-def print_results(results: Results, catalog: Catalog) -> None:
-    """For each suite and backbone: A_pre and RI of each source, then each method's summary."""
+def print_results(results: Results, catalog: Catalog, *, trials: bool = False) -> None:
+    """For each suite and backbone: A_pre and RI of each source, then each method's summary.
+
+    Args:
+        results: of which the trials are left out, and compared at equal gain at the end.
+        catalog: of the plugins that are installed.
+        trials: show these as all others.
+    """
     from rib_harness.results import Results
 
     together: dict[tuple[str, ...], list[RunResult]] = {}
     for run in results:
+        if run.trial_of and not trials:
+            continue
         record = run.record
         parts = ("suite", "backbone", "weights", "limit", "members", "preset", "recipe", "notes",
                  "expected")  # fmt: skip
@@ -114,6 +122,41 @@ def print_results(results: Results, catalog: Catalog) -> None:
             console().print(line, style="dim")
         for note in runs[0].record["notes"]:
             console().print(f"note: {note}", style="dim")
+
+    if any(run.trial_of for run in results):
+        print_equal_gain(results)
+
+
+def print_equal_gain(results: Results, gain: float | None = None) -> None:
+    """The methods that had trials, at equal gain."""
+    from rib_harness.arms import arms_of
+    from rib_harness.frontier import AT_EQUAL_GAIN, at_equal_gain, frontiers
+
+    rows = at_equal_gain(frontiers(arms_of(results)), results.uncertainty, gain)
+    for backbone in dict.fromkeys(row.frontier.backbone for row in rows):
+        mine = [row for row in rows if row.frontier.backbone == backbone]
+        heads = ("trials", "gains", "mRI there", "95 %", "minus best", "95 % ")
+        shown = table("method", *heads, right=heads)
+        shown.collapse_padding = True
+        shown.columns[0].min_width = min(16, max(len(row.frontier.name) for row in mine))
+        for row in mine:
+            edge = row.frontier.edge
+            shown.add_row(
+                row.frontier.name,
+                f"{len(row.frontier.trials)}/{row.frontier.drawn}",
+                f"{edge[0].gain:+z.1f} {edge[-1].gain:+z.1f}",
+                "not reached" if row.mri is None else _number(row.mri.estimate),
+                _ends(row.mri),
+                "" if row.difference is None else _number(row.difference.estimate),
+                _ends(row.difference),
+            )
+        console().print(f"{backbone} at a gain of {mine[0].gain:+z.2f}", style="bold")
+        console().print(shown)
+        for row in mine:
+            if row.dominated_by:
+                console().print(f"{row.frontier.name} has less wherever it is than "
+                                f"{', '.join(row.dominated_by)}.")  # fmt: skip
+    console().print(AT_EQUAL_GAIN, style="dim")
 
 
 def _that_fit(runs: Sequence[RunResult], first: RunResult) -> list[list[RunResult]]:
@@ -211,7 +254,8 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
             else:
                 values.append(_number(value, sign=name != "mean-ood-accuracy"))
         interval = results.interval(run)
-        mark = " *" if changed_code(run.made, catalog) else ""
+        mark = " RUINED" if run.matrix.ruined else ""
+        mark += " *" if changed_code(run.made, catalog) else ""
         shown.add_row(
             f"{run.method}{mark}", str(run.record["seed"]), values[0], _ends(interval), *values[1:]
         )
@@ -226,6 +270,9 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
     console().print(shown)
     for line in changed_code([done for run in results for done in run.made], catalog):
         console().print(f"* {line}")
+    for run in results:
+        if run.matrix.ruined:
+            console().print(run.describe_ruined())
     incomplete = [run for run in results if not run.complete]
     for run in incomplete:
         missing = run.matrix.missing
@@ -244,8 +291,8 @@ def _print_summary(results: Results, catalog: Catalog) -> None:
     console().print(
         "A_pre and OOD after: top-1 %. RI, mRI, gain, forgot: points. RI of a row: mean change "
         f"on the other members after fine-tuning on it; gain: on {own}; "
-        "forgot: on the reference. 95 %: over photographs"
-        + ("; in means of 3 seeds or more over seeds too." if seeded else "."),
+        "forgot: on the reference. 95 %: over photographs of one training, not over trainings"
+        + ("; in means of 3 seeds or more over these too." if seeded else "."),
         style="dim",
     )
     _print_shared(arms, results)

@@ -20,10 +20,12 @@ class TextTower(nn.Module, ABC):
         logit_scale: log of the temperature, one number; trainable.
         projection: which of the encoder's parameters is its last projection (width, D); there
             is one if the backbone also says `"projection"`.
+        text_projection: the text tower's own, (its width, D); there is one if that is said.
     """
 
     logit_scale: nn.Parameter
     projection: str
+    text_projection: Tensor
 
     @abstractmethod
     def captions(self, label: int) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rib_harness.escaping import in_csv
+from rib_harness.frontier import AT_EQUAL_GAIN, at_equal_gain, drawn, frontiers
 from rib_harness.report import figures
 from rib_harness.report.curves import (
     frontier_points,
@@ -84,6 +85,7 @@ def charts_of(part: Part, store: Store) -> list[Chart]:
         *_radars(part),
         *_learning(part, store),
         *_frontier(part),
+        *_equal_gain(part),
     ]
 
 
@@ -345,6 +347,28 @@ def _frontier(part: Part) -> Iterator[Chart]:
         ],
         partial(figures.frontier, [(labels[a], families[b], x, y) for a, b, x, y, _ in points]),
     )
+
+
+def _equal_gain(part: Part) -> Iterator[Chart]:
+    rows = at_equal_gain(frontiers(part.trials), part.first.u)
+    for backbone in dict.fromkeys(row.frontier.backbone for row in rows):
+        mine = [row for row in rows if row.frontier.backbone == backbone]
+        yield Chart(
+            "frontier",
+            file_name("equal-gain", backbone),
+            f"Methods at equal effort: {backbone}",
+            "Every setting that was tried of each method; a line joins those than which no other "
+            f"has more gain and more mRI. {AT_EQUAL_GAIN} The dashed line is the gain of "
+            f"{mine[0].gain:.1f} points, at which the table compares.",
+            ("method", "gain", "mRI there", "low", "high", "minus the best", "low", "high",
+             "dominated by"),
+            [
+                (row.frontier.name, row.gain, *_ends(row.mri), *_ends(row.difference),
+                 ", ".join(row.dominated_by))
+                for row in mine
+            ],
+            partial(figures.equal_gain, {backbone: drawn(mine)}),
+        )  # fmt: skip
 
 
 def _number(k: int) -> str:

@@ -166,10 +166,12 @@ class Part:
     Args:
         lines: those with a method, in the order of the store.
         untouched: those that only measure a backbone.
+        trials: settings that a line chose among; they are in the comparison at equal gain only.
     """
 
     lines: tuple[Line, ...]
     untouched: tuple[Line, ...]
+    trials: tuple[Arm, ...] = ()
 
     @property
     def first(self) -> Line:
@@ -254,9 +256,10 @@ def parts_of(runs: Iterable[RunResult], uncertainty: Uncertainty) -> list[Part]:
     parts = []
     for arms in together.values():
         uncertainty.prepare(arms)
-        lines = label_lines(arms, uncertainty)
+        trials = tuple(arm for arm in arms if arm.record.get("trial_of"))
+        lines = label_lines([arm for arm in arms if arm not in trials], uncertainty)
         trained = tuple(line for line in lines if line.arm.method is not None)
-        parts.append(Part(trained, tuple(line for line in lines if line not in trained)))
+        parts.append(Part(trained, tuple(line for line in lines if line not in trained), trials))
     return parts
 
 

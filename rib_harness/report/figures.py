@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
     from rib_harness.statistics import Interval
 
-__all__ = ["before_after", "curves", "dots", "frontier", "heatmap", "learning", "per_class",
-           "radar", "save", "scatter", "severity"]  # fmt: skip
+__all__ = ["before_after", "curves", "dots", "equal_gain", "frontier", "heatmap",
+           "learning", "per_class", "radar", "save", "scatter", "severity"]  # fmt: skip
 
 Number = float | None
+Points = Sequence[tuple[float, float]]
 
 #: Bars of `per_class` at most.
 CLASSES_SHOWN = 30
@@ -317,6 +318,37 @@ def frontier(points: Sequence[tuple[str, str, Number, Number]]) -> Figure:
             legend_below(figure, grid)
         if len(families) == 1:
             axis.set_title(next(iter(families)))
+    return figure
+
+
+def equal_gain(panels: Mapping[str, tuple[Mapping[str, tuple[Points, Points]], float]]) -> Figure:
+    """Gain against mRI for every trial of each method, and the edge that they reach.
+
+    Args:
+        panels: title → label → (gain, mRI) of all trials in points, and of those on the edge by
+            gain; and the gain at which methods are compared.
+    """
+    labels = list(dict.fromkeys(label for clouds, _ in panels.values() for label in clouds))
+    columns = min(2, len(panels)) or 1
+    rows = -(-len(panels) // columns) or 1
+    with style():
+        figure, grid = new(3.4 * rows + 0.1 * len(labels), rows, columns)
+        for axis, (title, (clouds, gain)) in _panels(grid, panels):
+            for label, (trials, edge) in clouds.items():
+                looks = series(labels.index(label))
+                faint = {**looks, "linestyle": "none", "alpha": 0.35}
+                axis.plot([x for x, _ in trials], [y for _, y in trials], **faint)
+                looks["linestyle"] = "-" if len(edge) > 1 else "none"
+                axis.plot([x for x, _ in edge], [y for _, y in edge], label=label, **looks)
+            axis.axhline(0, color=INK, linewidth=0.8)
+            axis.axvline(gain, color=MUTED, linewidth=0.8, linestyle="--")
+            axis.grid(True, axis="both")
+            axis.margins(0.08)
+            if len(panels) > 1:
+                axis.set_title(title)
+        _x_label(grid, len(panels), "gain on held-out images (points)")
+        figure.supylabel("mRI (points)", fontsize=9)
+        legend_below(figure, grid)
     return figure
 
 

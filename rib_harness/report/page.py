@@ -26,7 +26,7 @@ from rib_harness.report.naming import class_name, file_name
 from rib_harness.report.style import inline_svg
 from rib_harness.report.thumbnails import Opened, open_datasets, thumbnails
 from rib_harness.results import RunResult
-from rib_harness.statistics import Interval
+from rib_harness.statistics import SEEDS_NEEDED, Interval
 from rib_harness.store import Store
 from rib_harness.uncertainty import Uncertainty
 
@@ -229,8 +229,10 @@ def _part(k: int, part: Part, store: Store, opened: Opened, budget: float) -> di
             f"{run.record['backbone']}: {line}"
             for run in part.runs for line in run.describe_known_answers())),
         "choices": [line for run in part.runs if run.method for line in run.describe_choices()],
+        "ruined": [run.describe_ruined() for run in part.runs if run.matrix.ruined],
         "incomplete": [line for line in (*part.lines, *part.untouched) if line.missing],
         "fewer": fewer,
+        "few_seeds": any(len(line.arm.seeds) < SEEDS_NEEDED for line in part.lines),
         "baselines": _baselines(part),
         "charts": by_section,
         "left_out": left_out,

@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rib_harness.composition import _PARTS, calls_of, needs_of
+from rib_harness.composition import _PARTS, calls_of, check_composition, needs_of
 from rib_harness.engine.classifier import Classifier
 from rib_harness.errors import ConfigError, InterruptedRun, RibError, nearest
-from rib_harness.options import Reference
+from rib_harness.options import Reference, spelled
 from rib_harness.testing.method_trial import MethodTrial, watched
 from rib_harness.testing.outcome import CheckError, CheckSkipped, expect, expect_methods
 from rib_harness.testing.suite_checks import expect_presets
 
 
 def check_method_declares(trial: MethodTrial) -> None:
-    """What its spec names is there: presets and their options, parts, methods and datasets.
+    """What its spec names is there: presets and their options, parts, knobs, methods, datasets.
 
     A `{option}` in the spec is filled from the method's defaults.
     """
@@ -46,6 +46,9 @@ def check_method_declares(trial: MethodTrial) -> None:
                 f"it requires {text!r}, and has no option {option!r}."
                 f"{nearest(option, bound.options)}",
             )
+    for knob in spec.knobs:
+        for value in knob.values or (knob.low, knob.high):
+            _take(trial, knob.name, value)
     try:
         needs_of(trial.catalog, bound, "default")
         calls_of(trial.catalog, bound, "default")
@@ -53,6 +56,17 @@ def check_method_declares(trial: MethodTrial) -> None:
             trial.catalog.bind("dataset", dataset)
     except RibError as error:
         raise CheckError(f"its spec names what is not there: {error}") from error
+
+
+def _take(trial: MethodTrial, name: str, value: object) -> None:
+    """The method takes this value of its knob."""
+    catalog, options = trial.catalog, {**trial.bound.explicit, name: value}
+    try:
+        bound = catalog.bind("method", f"{trial.bound.component.id}:{','.join(spelled(options))}")
+        check_composition(catalog, bound, "default")
+        bound.build()
+    except RibError as error:
+        raise CheckError(f"its knob {name!r} at {value}: {error}") from error
 
 
 def _reads(trial: MethodTrial) -> Iterator[str]:

@@ -121,6 +121,11 @@ class TinyTextTower(TextTower):
             self.out = nn.Linear(8, width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(2.0))
 
+    @property
+    def text_projection(self) -> torch.Tensor:  # type: ignore[override]
+        """(8, D)."""
+        return self.out.weight.T
+
     def captions(self, label: int) -> list[str]:
         """Two prompts: the class's word alone, and behind word 19."""
         return [f"{label}", f"19 {label}"]

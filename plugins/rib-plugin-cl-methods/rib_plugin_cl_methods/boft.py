@@ -1,4 +1,4 @@
-"""BOFT: rotate the weights by butterflies of small rotations (Liu et al., 2024)."""
+"""OFT and BOFT: rotate the weights by (butterflies of) small rotations (Liu et al., 2024)."""
 
 import warnings
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ class ButterflyFinetuning:
 
         diag(s) W Rᵀ        R a product of sparse block-diagonal rotations; R = 1, s = 1 at first
 
-    By peft, on the attention's fused `qkv` layers. Angles between neurons are kept, and with them,
-    its authors argue, what was learned in pretraining.
+    With one factor, the default, R is one block-diagonal rotation and this is OFT
+    (arXiv:2306.07280); from two on it is BOFT. By peft, on the attention's fused `qkv` layers.
+    Angles between neurons are kept, and with them, its authors argue, what was learned in
+    pretraining.
 
     Helps: where low-rank updates forget too much.
 
@@ -24,7 +26,7 @@ class ButterflyFinetuning:
 
     Args:
         block_size: of the rotations; it must divide the layers' input width.
-        factors: butterflies that are multiplied; 1 is OFT. More need peft's CUDA kernel.
+        factors: butterflies that are multiplied; more than one need peft's CUDA kernel.
         train_head: whether the head trains too.
         lr_scale: learning rate as a multiple of the recipe's.
 

@@ -14,7 +14,8 @@ class MovingAverage:
 
     The usual d = 0.9999 looks back over 10 000 updates, more than a small set has; so the horizon
     is a share of the fit. θ̄ begins as the weights after the first update. Batch-norm statistics are
-    averaged too.
+    averaged too. Under a schedule that ends at 0 the last updates hardly move anything, and a
+    horizon of a tenth of them gives plain fine-tuning again.
 
     Helps: evens out the last noisy steps; the average is nearer to the start than the end is.
 
@@ -27,7 +28,7 @@ class MovingAverage:
     Source: Polyak & Juditsky, SIAM J. Control Optim. 30(4), 1992.
     """
 
-    horizon: float = 0.1
+    horizon: float = 1.0
 
     def __post_init__(self) -> None:
         expect(0 <= self.horizon <= 1, "ema", "horizon in 0 … 1", self.horizon)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rib_harness import Batch, Classifier, Task
-from rib_plugin_cl_methods.anchor import snapshot, squared_distance
+from rib_plugin_cl_methods.anchor import check_steady, largest_of, snapshot, squared_distance
 from rib_plugin_cl_methods.checks import expect
 from rib_plugin_cl_methods.importance import mean_over_images, normalised
 
@@ -24,7 +24,9 @@ class ElasticWeightConsolidation:
     gradient is squared image by image; squaring the gradient of a batch's mean is a well-known
     bug. The old task's images are not at hand in this protocol, so F is taken on the fine-tuning
     set unless `data` names another. It is scaled to mean 1, so that lambda means the same for
-    every backbone.
+    every backbone, and cut at `largest`: its greatest values are some hundreds of the mean, and
+    gradient descent on them grows from lr · lambda · F = 2 (1 + momentum) on, which ruins the
+    model. A penalty that is too strong for the recipe all the same is told before training.
 
     Helps: where few weights carry the old answers; a penalty that is as easy to compute as
     L2-SP's. With F from the fine-tuning set it guards what the model says about these images.
@@ -38,6 +40,7 @@ class ElasticWeightConsolidation:
             which with lambda = 2 gives its penalty Σ(θ − θ₀)².
         images: how many images F is estimated from, drawn without replacement; None is all.
         data: a dataset to estimate F on, e.g. `imagenet-train`; None is the fine-tuning set.
+        largest: of F, which has mean 1 before it is cut; None does not cut it.
 
     Source: arXiv:1612.00796.
     """
@@ -46,16 +49,22 @@ class ElasticWeightConsolidation:
     fisher: Literal["diagonal", "identity"] = "diagonal"
     images: int | None = 2000
     data: str | None = None
+    largest: float | None = 20.0
 
     def __post_init__(self) -> None:
         expect(self.lambda_ >= 0, "ewc", "lambda ≥ 0", self.lambda_)
+        fine = self.largest is None or self.largest >= 1
+        expect(fine, "ewc", "largest ≥ 1 or none", self.largest)
         expect(self.images is None or self.images >= 1, "ewc", "images ≥ 1 or none", self.images)
 
     def finetune(self, task: Task) -> Classifier:
         """Fine-tune all parameters, anchored by importance."""
         model = task.pretrained.copy()
         start = snapshot(model)
-        importance = None if self.fisher == "identity" else normalised(self.importance(task))
+        importance = None
+        if self.fisher == "diagonal":
+            importance = normalised(self.importance(task), self.largest)
+        check_steady(task, self.lambda_ * largest_of(importance))
 
         def loss(model: Classifier, batch: Batch) -> Tensor:
             penalty = squared_distance(model, start, importance)

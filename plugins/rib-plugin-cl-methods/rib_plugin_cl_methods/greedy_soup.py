@@ -19,19 +19,18 @@ class GreedySoup:
 
     Helps: where some members are bad, since a uniform soup has to swallow them.
 
-    Cost: the members'; then an evaluation of the held-out part for each of them, twice, and where
-    there is batch-norm a pass over the training part for each.
+    Cost: the members'; then an evaluation of the held-out part for each of them, twice.
 
     Args:
         members: references joined by `+`; `pretrained` is the untouched model.
-        batch_norm: `"recompute"` takes batch-norm statistics anew on the fine-tuning set;
-            `"average"` keeps the mean.
+        batch_norm: `"average"` averages batch-norm statistics like weights, as the authors do;
+            `"recompute"` takes them anew on the fine-tuning set.
 
     Source: arXiv:2203.05482, recipe 1.
     """
 
     members: str = "pretrained+ft+ewc+lwf"
-    batch_norm: Literal["recompute", "average"] = "recompute"
+    batch_norm: Literal["average", "recompute"] = "average"
 
     def finetune(self, task: Task) -> Classifier:
         """Choose and average."""

@@ -46,10 +46,11 @@ def _logits(model: Classifier, batch: Batch) -> Tensor:
     return logits
 
 
-def normalised(importance: dict[str, Tensor]) -> dict[str, Tensor]:
+def normalised(importance: dict[str, Tensor], largest: float | None = None) -> dict[str, Tensor]:
     """Scaled so that the mean over all parameters is 1: a penalty's weight then means the same
-    for every backbone.
+    for every backbone; then cut at the largest.
     """
     total = torch.stack([value.sum() for value in importance.values()]).sum()
     mean = total / sum(value.numel() for value in importance.values())
-    return {name: value / mean.clamp_min(1e-30) for name, value in importance.items()}
+    scaled = {name: value / mean.clamp_min(1e-30) for name, value in importance.items()}
+    return {name: value.clamp_max(largest or torch.inf) for name, value in scaled.items()}

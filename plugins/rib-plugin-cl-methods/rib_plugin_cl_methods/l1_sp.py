@@ -14,10 +14,11 @@ from rib_plugin_cl_methods.checks import expect
 class L1SP:
     """Fine-tune while charging every weight for the distance that it moves.
 
-        loss = CE(f(x), y) + alpha · Σ |θ − θ₀|
+        loss = CE(f(x), y) + alpha · Σ |θ − θ₀| / Σ |θ₀|
 
     Unlike L2-SP, a small move pays the same rate as a large one, which favours a few weights that
-    move far. The head is pretrained in this protocol, and anchored too.
+    move far. Relative to θ₀, so that alpha means the same for nets of all sizes. The head is
+    pretrained in this protocol, and anchored too.
 
     Helps: where a few weights suffice for the new data.
 
@@ -29,7 +30,7 @@ class L1SP:
     Source: arXiv:1802.01483; as a robust fine-tuning baseline arXiv:2405.16027.
     """
 
-    alpha: float = 1e-3
+    alpha: float = 5.0
 
     def __post_init__(self) -> None:
         expect(self.alpha >= 0, "l1-sp", "alpha ≥ 0", self.alpha)
@@ -38,9 +39,10 @@ class L1SP:
         """Fine-tune all parameters, anchored."""
         model = task.pretrained.copy()
         start = snapshot(model)
+        size = torch.stack([value.abs().sum() for value in start.values()]).sum()
 
         def loss(model: Classifier, batch: Batch) -> Tensor:
             moves = [(p - start[name]).abs().sum() for name, p in model.named_parameters()]
-            return task.cross_entropy(model, batch) + self.alpha * torch.stack(moves).sum()
+            return task.cross_entropy(model, batch) + self.alpha * torch.stack(moves).sum() / size
 
         return task.fit(model, loss)

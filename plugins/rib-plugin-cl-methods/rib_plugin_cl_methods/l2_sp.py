@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rib_harness import Batch, Classifier, Task
-from rib_plugin_cl_methods.anchor import snapshot, squared_distance
+from rib_plugin_cl_methods.anchor import check_steady, snapshot, squared_distance
 from rib_plugin_cl_methods.checks import expect
 
 
@@ -37,6 +37,7 @@ class L2SP:
         """Fine-tune all parameters, anchored."""
         model = task.pretrained.copy()
         start = snapshot(model)
+        check_steady(task, self.alpha)
 
         def loss(model: Classifier, batch: Batch) -> Tensor:
             penalty = squared_distance(model, start)

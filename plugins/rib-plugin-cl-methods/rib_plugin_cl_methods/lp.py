@@ -19,7 +19,8 @@ class LinearProbing:
 
     Args:
         lr: learning rate of the head; None is the recipe's. Its authors sweep 0.003 … 1:
-            `--search lp:lr=0.003,0.03,0.3`.
+            `--search lp:lr=0.003,0.03,0.3`. CLIP's zero-shot head has rows of length 100 on
+            features of length 1, where such rates do nothing and 1 … 10 do: search there.
         features: `"once"` computes each image's features once, before training, which is exact
             while nothing about the images is random, and so with no augmentation only;
             `"every-step"` computes them at each step.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rib_harness import Batch, Classifier, Task
-from rib_plugin_cl_methods.anchor import snapshot, squared_distance
+from rib_plugin_cl_methods.anchor import check_steady, largest_of, snapshot, squared_distance
 from rib_plugin_cl_methods.checks import expect
 from rib_plugin_cl_methods.importance import mean_over_images, normalised
 
@@ -45,6 +45,7 @@ class MemoryAwareSynapses:
         """Fine-tune all parameters, anchored by sensitivity."""
         model = task.pretrained.copy()
         start, importance = snapshot(model), normalised(self.importance(task))
+        check_steady(task, 2 * self.lambda_ * largest_of(importance))
 
         def loss(model: Classifier, batch: Batch) -> Tensor:
             penalty = squared_distance(model, start, importance)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from rib_harness import Classifier, Task, members_of
@@ -19,8 +19,7 @@ class ModelStock:
         θ = t · mean(θ_n) + (1 − t) · θ₀,        t = N cos φ / (1 + (N − 1) cos φ)
 
     φ is the angle between two members' moves from θ₀ in that layer (the mean of the cosines of
-    all pairs). t is kept in 0 … 1; a layer that did not move stays. Batch-norm statistics are
-    taken anew on the fine-tuning set.
+    all pairs). t is kept in 0 … 1; a layer that did not move stays.
 
     Helps: two fine-tunings do here what a soup needs many for.
 
@@ -28,11 +27,14 @@ class ModelStock:
 
     Args:
         members: N ≥ 2 references joined by `+`; `ft@1` is `ft` with another seed.
+        batch_norm: `"average"` moves batch-norm statistics as it moves weights; `"recompute"` takes
+            them anew on the fine-tuning set.
 
     Source: arXiv:2403.19522.
     """
 
     members: str = "ft+ft@1"
+    batch_norm: Literal["average", "recompute"] = "average"
 
     def __post_init__(self) -> None:
         names = members_of(self.members)
@@ -43,15 +45,14 @@ class ModelStock:
         """Average, and go part of the way."""
         models = [task.checkpoint(name) for name in members_of(self.members)]
         result = weighted_mean(models, [1 / len(models)] * len(models))
-        start = dict(task.pretrained.named_parameters())
+        start, ends = task.pretrained.state_dict(), [model.state_dict() for model in models]
         ratios = {}
-        with torch.no_grad():
-            for name, mean in result.named_parameters():
-                moves = [model.get_parameter(name) - start[name] for model in models]
-                ratios[name] = ratio(moves)
+        for name, mean in result.state_dict().items():
+            if mean.is_floating_point():
+                ratios[name] = ratio([end[name] - start[name] for end in ends])
                 mean.copy_(start[name].lerp(mean, ratios[name]))
         task.report(ratios={name: round(t, 4) for name, t in ratios.items()})
-        return task.recompute_batchnorm(result)
+        return task.recompute_batchnorm(result) if self.batch_norm == "recompute" else result
 
 
 def ratio(moves: Sequence[Tensor]) -> float:

@@ -17,11 +17,13 @@ class NoisyModelTuning:
     """Train a residual MLP between the frozen encoder and the head, and the head.
 
         z = Φ₀(x),   z′ = z + MLP(z)
-        loss = CE(h(z′), y) + mse · ‖z′/‖z′‖ − z/‖z‖‖² + covariance · Σ_{i≠j} C(z′)²_ij / D
-               − singular · σ₁ / Σ σ
+        loss = CE(h(z′), y) + mse · ‖z′/‖z′‖ − z/‖z‖‖² / D + covariance · Σ_{i≠j} C(z′)²_ij / D
+               − singular · (σ₁ + … + σ₅) / (5 Σ σ)
 
-    C and σ are the covariance and the singular values of the batch's z′. The MLP's last layer
-    starts at zero, so that step 0 is the pretrained model (in the paper it starts at random).
+    The first two terms are means over the batch; C and σ are the covariance and the singular
+    values of the batch's z′. The MLP is D → D → D with ReLU, and its last layer starts at zero, so
+    that step 0 is the pretrained model; the authors' is D → 4 D → D with batch-norm and a learned
+    scale of the residual, and starts at random.
 
     Helps: where pretraining labels were noisy, the paper finds; and on black-box encoders, since
     only features are needed.
@@ -31,8 +33,9 @@ class NoisyModelTuning:
     Args:
         mse: weight of the consistency with the pretrained features.
         covariance: weight of the covariance between features.
-        singular: weight of the share of the largest singular value.
+        singular: weight of the mean share of the five largest singular values.
         lr: of AdamW.
+        weight_decay: of AdamW.
         epochs: of its own, since they cost little; a recipe's max_steps still ends them.
 
     Source: arXiv:2309.17002.
@@ -42,13 +45,15 @@ class NoisyModelTuning:
     covariance: float = 0.04
     singular: float = 0.001
     lr: float = 1e-3
+    weight_decay: float = 1e-4
     epochs: int = 30
 
     def __post_init__(self) -> None:
         weights = (self.mse, self.covariance, self.singular)
         expect(min(weights) >= 0, "nmtune", "weights ≥ 0", weights)
-        expect(self.lr > 0 and self.epochs >= 0, "nmtune", "lr > 0 and epochs ≥ 0",
-               (self.lr, self.epochs))  # fmt: skip
+        expect(self.lr > 0 and self.weight_decay >= 0 and self.epochs >= 0, "nmtune",
+               "lr > 0, weight_decay ≥ 0 and epochs ≥ 0",
+               (self.lr, self.weight_decay, self.epochs))  # fmt: skip
 
     def finetune(self, task: Task) -> Classifier:
         """Train the residual net and the head."""
@@ -56,7 +61,8 @@ class NoisyModelTuning:
         model.encoder.requires_grad_(False)
         with task.seeded("nmtune"):
             nn.init.kaiming_uniform_(model.head.get_parameter("refine.0.weight"), a=5**0.5)
-        recipe: dict[str, Any] = {"optimizer": "adamw", "lr": self.lr, "epochs": self.epochs}
+        recipe: dict[str, Any] = {"optimizer": "adamw", "lr": self.lr, "epochs": self.epochs,
+                                  "weight_decay": self.weight_decay}  # fmt: skip
         if task.recipe.epochs == 0:
             recipe["epochs"] = 0
         fit = task.fit_head if task.repeats_images else task.fit
@@ -79,7 +85,7 @@ class NoisyModelTuning:
         Args:
             before, after: z and z′, (N, D).
         """
-        consistency = (F.normalize(after) - F.normalize(before)).square().sum(1).mean()
+        consistency = F.mse_loss(F.normalize(after), F.normalize(before))
         centred = after - after.mean(0)
         covariance = centred.T @ centred / max(len(after) - 1, 1)
         off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
@@ -87,7 +93,7 @@ class NoisyModelTuning:
         return (
             self.mse * consistency
             + self.covariance * off_diagonal / after.shape[1]
-            - self.singular * values[0] / values.sum().clamp_min(1e-12)
+            - self.singular * values[:5].mean() / values.sum().clamp_min(1e-12)
         )
 
     def rebuild(self, pretrained: Classifier) -> Classifier:

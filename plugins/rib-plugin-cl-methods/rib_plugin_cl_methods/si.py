@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rib_harness import Batch, Classifier, Task
-from rib_plugin_cl_methods.anchor import snapshot, squared_distance
+from rib_plugin_cl_methods.anchor import check_steady, largest_of, snapshot, squared_distance
 from rib_plugin_cl_methods.checks import expect
 from rib_plugin_cl_methods.importance import normalised
 
@@ -48,6 +48,7 @@ class SynapticIntelligence:
     def finetune(self, task: Task) -> Classifier:
         """Train on the old data for the importance, then fine-tune all parameters from θ₀."""
         importance = normalised(self.importance(task))
+        check_steady(task, 2 * self.c * largest_of(importance))
         model = task.pretrained.copy()
         start = snapshot(model)
 

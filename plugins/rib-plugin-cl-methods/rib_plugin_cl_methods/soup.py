@@ -16,19 +16,19 @@ class UniformSoup:
 
     Helps: errors of different methods cancel; the pretrained member pulls back to the start.
 
-    Cost: the members'; then an average, and a pass over the fine-tuning set for batch-norm.
+    Cost: the members'; then an average.
 
     Args:
         members: references joined by `+`; `pretrained` is the untouched model. The default is
             the soup of arXiv:2410.21582. Each member is made once.
-        batch_norm: `"recompute"` takes batch-norm statistics anew on the fine-tuning set;
-            `"average"` keeps the mean.
+        batch_norm: `"average"` averages batch-norm statistics like weights, as the authors do;
+            `"recompute"` takes them anew on the fine-tuning set.
 
     Source: arXiv:2203.05482.
     """
 
     members: str = "pretrained+ft+ewc+lwf"
-    batch_norm: Literal["recompute", "average"] = "recompute"
+    batch_norm: Literal["average", "recompute"] = "average"
 
     def __post_init__(self) -> None:
         fine = bool(self.members) and all(members_of(self.members))

@@ -26,19 +26,20 @@ class VisualPrompt:
 
     Args:
         pad: width of the border in pixels; None is 30/224 of the input's side.
-        lr: its own learning rate, far from that of weights. The paper trains 1000 epochs.
+        lr: its own learning rate, far from that of weights; None is the paper's 40 for 256 images
+            an update, in proportion to the batch. The paper trains 1000 epochs.
         start: `"zero"` or `"noise"`.
 
     Source: arXiv:2203.17274.
     """
 
     pad: int | None = None
-    lr: float = 40.0
+    lr: float | None = None
     start: Literal["zero", "noise"] = "zero"
 
     def __post_init__(self) -> None:
         expect(self.pad is None or self.pad >= 1, "visual-prompt", "pad ≥ 1 or none", self.pad)
-        expect(self.lr > 0, "visual-prompt", "lr > 0", self.lr)
+        expect(self.lr is None or self.lr > 0, "visual-prompt", "lr > 0 or none", self.lr)
 
     def finetune(self, task: Task) -> Classifier:
         """Train the border."""
@@ -48,7 +49,7 @@ class VisualPrompt:
             border.requires_grad_(True)
             if self.start == "noise":
                 border.data.copy_(torch.randn(border.shape, generator=generator))
-        return task.fit(model, lr=self.lr)
+        return task.fit(model, lr=self.lr or 40 * task.recipe.batch_size / 256)
 
     def rebuild(self, pretrained: Classifier) -> Classifier:
         """The pretrained classifier behind a border of zeros."""

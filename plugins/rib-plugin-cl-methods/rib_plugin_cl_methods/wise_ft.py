@@ -16,21 +16,22 @@ class WiseFT:
 
     Helps: nearly always some; the cheapest way to get robustness back after the fact.
 
-    Cost: the base; then an average, and a pass over the fine-tuning set where there is batch-norm.
+    Cost: the base; then an average.
 
     Args:
         alpha: 0 is the pretrained model, 1 the fine-tuned one. Never choose it on a set that
             scores it. `--sweep wise-ft:alpha=0,0.25,0.5,0.75,1` is the whole curve.
         base: the fine-tuning method, as a reference; it is made once.
-        batch_norm: `"recompute"` takes batch-norm statistics anew on the fine-tuning set, since
-            averaged statistics do not fit averaged weights; `"average"` keeps the mean.
+        batch_norm: `"average"` averages batch-norm statistics like weights, as the authors do;
+            `"recompute"` takes them anew on the fine-tuning set, and so adapts to it whatever
+            alpha is.
 
     Source: arXiv:2109.01903.
     """
 
     alpha: float = 0.5
     base: str = "ft"
-    batch_norm: Literal["recompute", "average"] = "recompute"
+    batch_norm: Literal["average", "recompute"] = "average"
 
     def __post_init__(self) -> None:
         expect(0 <= self.alpha <= 1, "wise-ft", "alpha in 0 … 1", self.alpha)

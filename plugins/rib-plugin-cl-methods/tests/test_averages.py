@@ -142,17 +142,17 @@ def test_a_greedy_soup_of_one_is_that_one() -> None:
     assert_same(GreedySoup(members="pretrained").finetune(task), task.pretrained)
 
 
-def test_a_greedy_soup_has_statistics_of_the_fine_tuning_set() -> None:
+def test_a_greedy_soup_averages_statistics_or_takes_them_anew() -> None:
     """Source: mean and variance of the first layer's outputs over that set, in plain torch.
 
     Three batches of 8: the mean of their means, and of their unbiased variances.
     """
     same = tiny_classifier(seed=1)
     task = tiny_task(checkpoints={"a": same, "b": same.copy().eval()}, held=tiny_images(seed=3))
-    averaged = GreedySoup(members="a+b", batch_norm="average").finetune(task)
+    averaged = GreedySoup(members="a+b").finetune(task)
     assert task.facts["chosen"] == ["a", "b"]
     torch.testing.assert_close(averaged.state_dict(), same.state_dict())
-    recomputed = GreedySoup(members="a+b").finetune(task)
+    recomputed = GreedySoup(members="a+b", batch_norm="recompute").finetune(task)
     with torch.no_grad():
         order = torch.randperm(24, generator=task.generator("batch-norm"))
         batches = task.batches(8, order)
@@ -311,6 +311,25 @@ def test_model_stock_goes_layer_by_layer(members: str) -> None:
         expected = t[name] * mean + (1 - t[name]) * theta0[name]
         np.testing.assert_allclose(parameter.detach(), expected, atol=1e-5, err_msg=name)
     assert task.facts == {"ratios": {n: pytest.approx(one, abs=1e-4) for n, one in t.items()}}
+
+
+@pytest.mark.parametrize("batch_norm", ["average", "recompute"])
+def test_model_stock_moves_statistics_as_weights(batch_norm: Any) -> None:
+    """Source: angle, t and interpolation in numpy, of the running means; `recompute_batchnorm`."""
+    start = tiny_classifier()
+    models = {str(seed): FineTuning().finetune(tiny_task(seed=seed)) for seed in (1, 2)}
+    task = tiny_task(pretrained=start, checkpoints=models)
+    result = ModelStock(members="1+2", batch_norm=batch_norm).finetune(task)
+    name = "encoder.1.running_mean"
+    theta0 = start.state_dict()[name].double().numpy()
+    ends = [model.state_dict()[name].double().numpy() for model in models.values()]
+    a, b = (end - theta0 for end in ends)
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    t = 2 * cosine / (1 + cosine)
+    expected = theta0 + t * (np.mean(ends, 0) - theta0)
+    if batch_norm == "recompute":
+        expected = task.recompute_batchnorm(result.copy()).state_dict()[name].numpy()
+    np.testing.assert_allclose(result.state_dict()[name], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,9 @@ CASES = {
         "lr_scale=1,reduction=2", r"(encoder\..*\.mlp\.(down|up)\..*|head\..*)", nets=VIT
     ),
     "moa": Case(
-        "lr_scale=1,ranks=1+2", r"(encoder\..*\.mlp\.(down|up|route|embed).*|head\..*)", nets=VIT
+        "lr_scale=1,ranks=1+2",
+        r"(encoder\..*\.attn\..*\.(down|up|route|embed|sharp).*|head\..*)",
+        nets=VIT,
     ),
     "visual-prompt": Case("lr=5", trains=r"encoder\.borders\..*"),
     "vpt": Case("lr_scale=1,tokens=3", r"(encoder\..*\.prompts|head\..*)", VIT, exact=False),

@@ -5,6 +5,7 @@ loops written out in plain torch; each test says from which.
 """
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from rib_harness.testing import TinyTextTower, tiny_clip, tiny_images, tiny_task
 #: With a learning rate at which the toy moves.
 METHODS: dict[str, Callable[[], Any]] = {
     "flyp": lambda: FinetuneLikeYouPretrain(lr=0.01),
-    "carot": lambda: CalibratedRobustFinetuning(lr=0.01, decay=0.5),
+    "carot": lambda: CalibratedRobustFinetuning(lr=0.01, decay=(0.5, 0.5), every=1),
     "lipsum-ft": lambda: LipsumFineTuning(texts=5),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -282,8 +283,10 @@ def test_without_a_text_tower_each_says_so(name: str) -> None:
     [(FinetuneLikeYouPretrain, {option: value})
      for option, value in [("lr", 0), ("lr", -1), ("weight_decay", -0.1)]]
     + [(CalibratedRobustFinetuning, {option: value})
-       for option, value in [("orthogonality", -0.1), ("distillation", -0.1), ("decay", -0.1),
-                             ("decay", 1.1), ("lr", 0), ("lr", -1), ("weight_decay", -0.1)]]
+       for option, value in [("orthogonality", -0.1), ("distillation", -0.1),
+                             ("alignment", -0.1), ("decay", (-0.1, 0.9)), ("decay", (0.05, 1.1)),
+                             ("decay", (0.9,)), ("every", 0), ("lr", 0), ("lr", -1),
+                             ("weight_decay", -0.1)]]
     + [(LipsumFineTuning, {option: value})
        for option, value in [("lambda_", -0.1), ("texts", 0), ("length", 0)]],
 )  # fmt: skip
@@ -348,12 +351,34 @@ def test_flyp_is_adamw_on_the_contrastive_loss() -> None:
 # CaRot
 
 
+#: What the authors' code gives; see make_authors.py.
+AUTHORS = json.loads(Path(__file__).with_name("authors.json").read_text())["carot"]
+
+
+def test_its_terms_are_the_authors() -> None:
+    """Source: authors.json."""
+    image, now, before = (torch.tensor(AUTHORS[name]) for name in ("image", "now", "before"))
+    assert unorthogonal(image).item() == pytest.approx(AUTHORS["l_orth_wv"], rel=1e-6)
+    both = divergence(now, before) + divergence(now.T, before.T)
+    assert both.item() == pytest.approx(AUTHORS["distillation"], rel=1e-5)
+
+
+def test_its_teachers_momentum_is_the_authors() -> None:
+    """Source: authors.json; every 500 updates by default."""
+    warmup = 0.2 * AUTHORS["updates"]
+    model = TwoTowers(*tiny_clip())
+    teacher = carot.Teacher(model, CalibratedRobustFinetuning.decay, 500, warmup)
+    for update, momentum in AUTHORS["momenta"].items():
+        assert teacher.momentum(int(update)) == pytest.approx(momentum, rel=1e-12)
+    assert CalibratedRobustFinetuning().every == 500
+
+
 def test_unorthogonal_is_the_frobenius_norm() -> None:
     """Source: numpy; 0 for orthonormal columns."""
     tall = np.random.default_rng(0).normal(size=(7, 4))
-    expected = np.linalg.norm(tall.T @ tall - np.eye(4)) ** 2
+    expected = np.linalg.norm(tall.T @ tall - np.eye(4))
     assert unorthogonal(torch.tensor(tall, dtype=torch.float32)).item() == pytest.approx(expected)
-    columns = torch.tensor(np.linalg.qr(tall)[0], dtype=torch.float32)
+    columns = torch.tensor(np.linalg.qr(tall)[0])
     assert unorthogonal(columns).item() == pytest.approx(0, abs=1e-10)
 
 
@@ -366,10 +391,10 @@ def test_divergence_is_kl_of_the_teachers_rows() -> None:
     assert divergence(torch.tensor(now), torch.tensor(now)).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_carots_loss_is_its_three_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_carots_loss_is_its_four_terms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Source: numpy. The teacher is the pretrained model until the first step."""
     task = task_for(text=OneCaption())
-    method = CalibratedRobustFinetuning(orthogonality=0.3, distillation=0.7)
+    method = CalibratedRobustFinetuning(orthogonality=0.3, alignment=0.2, distillation=0.7)
     model, loss, rest = fit_of(method, task, monkeypatch)
     assert rest["after_step"] == rest["state"]["teacher"].follow
     batch, start = whole_batch(task), TwoTowers(task.pretrained.copy(), OneCaption())
@@ -380,9 +405,11 @@ def test_carots_loss_is_its_three_terms(monkeypatch: pytest.MonkeyPatch) -> None
             one.similarities(batch.images, tokens).double().numpy() for one in (model, start)
         )
     weight = model.encoder[3].proj.detach().double().numpy()
+    words = model.text.out.weight.detach().double().numpy()
     expected = (
         contrastive_by_hand(now, batch.labels.tolist())
-        + 0.3 * ((weight.T @ weight - np.eye(weight.shape[1])) ** 2).sum()
+        + 0.3 * np.linalg.norm(weight.T @ weight - np.eye(weight.shape[1]))
+        + 0.2 * np.linalg.norm(weight @ words)
         + 0.7 * (kl(before, now) + kl(before.T, now.T))
     )
     value = loss(model, batch)
@@ -393,11 +420,13 @@ def test_carots_loss_is_its_three_terms(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(p.grad is not None for p in [*model.encoder.parameters(), *model.text.parameters()])
 
 
-def test_without_its_two_terms_carot_is_flyp_to_the_bit() -> None:
+def test_without_its_terms_carot_is_flyp_to_the_bit() -> None:
     """Source: flyp."""
-    off = CalibratedRobustFinetuning(orthogonality=0, distillation=0, lr=0.01)
+    off = CalibratedRobustFinetuning(
+        orthogonality=0, alignment=0, distillation=0, every=1, decay=(0.5, 0.5), lr=0.01
+    )
     assert_same(off.finetune(task_for()), METHODS["flyp"]().finetune(task_for()))
-    for option in ("orthogonality", "distillation"):
+    for option in ("orthogonality", "alignment", "distillation"):
         on = CalibratedRobustFinetuning(**{**vars(off), option: 1.0})
         result = on.finetune(task_for())
         assert differing(result.state_dict(), off.finetune(task_for()).state_dict())
@@ -408,8 +437,8 @@ class Watched(carot.Teacher):
 
     made: list["Watched"] = []  # noqa: RUF012 - emptied by the fixture
 
-    def __init__(self, model: TwoTowers, decay: float):
-        super().__init__(model, decay)
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
         self.start, self.path = state_of(self.model), list[dict[str, Tensor]]()
         self.made.append(self)
 
@@ -426,19 +455,21 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
     return Watched.made
 
 
+@pytest.mark.parametrize("every", [1, 4, 500])
 @pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
 def test_the_teacher_is_a_moving_average_from_the_pretrained_model(
-    decay: float, teachers: list[Watched]
+    decay: float, every: int, teachers: list[Watched]
 ) -> None:
     """Source: the recursion in numpy, over the weights after each of the nine steps."""
-    CalibratedRobustFinetuning(decay=decay, lr=0.01).finetune(task_for())
+    method = CalibratedRobustFinetuning(decay=(decay, decay), every=every, lr=0.01)
+    method.finetune(task_for())
     [teacher] = teachers
     pretrained = TwoTowers(*tiny_clip())
     assert differing(teacher.start, pretrained.state_dict()) == set()
     assert len(teacher.path) == 9
     for name, tensor in teacher.model.state_dict().items():
         expected = pretrained.state_dict()[name].double().numpy()
-        for now in teacher.path:
+        for now in teacher.path[::every]:
             expected = decay * expected + (1 - decay) * now[name].double().numpy()
         np.testing.assert_allclose(tensor, expected, rtol=1e-5, atol=1e-6)
     assert not teacher.model.training

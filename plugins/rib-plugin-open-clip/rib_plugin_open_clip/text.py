@@ -34,6 +34,13 @@ class OpenClipText(TextTower):
         scale: nn.Parameter = self.clip.logit_scale
         return scale
 
+    @property
+    def text_projection(self) -> Tensor:  # type: ignore[override]
+        """(width, D); a parameter, or the weight of a layer, of CLIP itself or of its `text`."""
+        owner = self.clip if hasattr(self.clip, "text_projection") else self.clip.text
+        projection = owner.text_projection
+        return projection.weight.T if isinstance(projection, nn.Linear) else projection
+
     def captions(self, label: int) -> list[str]:
         """The templates' prompts for a class of ImageNet."""
         return [template(NAMES[label]) for template in TEMPLATES[self.templates]]
