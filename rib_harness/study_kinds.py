@@ -313,7 +313,7 @@ def _equal_gain(data: Data) -> Made:
         none = [row.frontier.name for row in mine if not row.dominated_by]
         answers.append(
             f"{backbone}, at a gain of {mine[0].gain:.1f} points: {mine[0].frontier.name} has "
-            f"most. No other method has more wherever they are of: {', '.join(none)}."
+            f"most. Dominated by no other: {', '.join(none)}."
         )
     answers.append(AT_EQUAL_GAIN)
 
