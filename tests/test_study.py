@@ -423,6 +423,8 @@ def test_every_study_makes_its_files(
     }  # fmt: skip
     if name == "distance":
         given = {**given, "features": 30, "limit": 6}
+    if name == "equal-effort":
+        given = {**given, "backbone": ("digits-conv",), "method": ("ft", "wise-ft"), "trials": 3}
     study = load_studies()[name]
     parts = variations(study, "digits-rib", given)
     ran, failures = run_study(parts, catalog)
