@@ -301,17 +301,19 @@ def expand(
     bound = [catalog.bind("method", text, preset) for text in methods]
     swept = [Values.parse(text, "--sweep") for text in sweep]
     searched = [Values.parse(text, "--search") for text in search]
-    for what, given in (("--sweep", swept), ("--search", searched)):
-        for values in given:
+    for what, tried in (("--sweep", swept), ("--search", searched)):
+        for values in tried:
             if not any(values.are_of(method) for method in bound):
                 raise ConfigError([f"{what} {_unknown(values, bound)}"])
     made = []
-    for method in bound:
+    for reference, method in zip(methods, bound, strict=True):
+        given = {*Reference.parse(reference).options}
+        given |= {values.option for values in swept if values.are_of(method)}
         # From its canonical id, so that no spelling decides the keys of what is chosen from.
         for text in _each_value(method.id, method, swept):
             one = catalog.bind("method", text, preset)
             if trials is not None:
-                made += _trials(catalog, one, preset, recipe, trials)
+                made += _trials(catalog, one, given, preset, recipe, trials)
                 continue
             candidates = _each_value(text, one, searched)
             if len(candidates) == 1:
@@ -329,16 +331,22 @@ def _best_of(catalog: Catalog, candidates: Sequence[str], preset: str, title: st
 
 
 def _trials(
-    catalog: Catalog, method: Bound, preset: str, recipe: Recipe, number: int
+    catalog: Catalog,
+    method: Bound,
+    given: set[str],
+    preset: str,
+    recipe: Recipe,
+    number: int,
 ) -> list[Entry]:
     """The method that chooses among `number` settings of a method, then these.
 
-    The first is the method as it is, the others are drawn from its knobs, except from those that
-    it was given a value of. What is drawn for a knob depends on its name and on the number of the
-    trial only: more trials begin with the same ones, and where two methods have a knob in common
-    (the learning rate, above all) they share the value, and with it what they start from.
+    The first is the method as it is, the others are drawn from its knobs, except from those whose
+    option or value of the recipe is given. What is drawn for a knob depends on its name and on the
+    number of the trial only: more trials begin with the same ones, and where two methods have a
+    knob in common (the learning rate, above all) they share the value, and with it what they start
+    from.
     """
-    knobs = [knob for knob in method.spec.knobs if knob.name not in given_to(method)]
+    knobs = [knob for knob in method.spec.knobs if knob.name not in given]
     if not knobs:
         why = "declares no knobs" if not method.spec.knobs else "has a value for each of its knobs"
         raise ConfigError(
@@ -356,11 +364,6 @@ def _trials(
     title = f"trials({method.label},{number})"
     best = _best_of(catalog, [one.id for one in bound], preset, title)
     return [Entry(best), *(Entry(one, title) for one in bound)]
-
-
-def given_to(method: Bound) -> set[str]:
-    """Names of the options and recipe keys that a reference sets."""
-    return {*method.explicit, *(RECIPE + key for key in method.recipe)}
 
 
 def _drawn(knob: Knob, trial: int, recipe: Recipe) -> str:

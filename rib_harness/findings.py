@@ -121,7 +121,7 @@ def _notes(arms: Sequence[Arm]) -> list[str]:
         if values:
             notes.append(f"{what}: {'; '.join(sorted(values))}")
     for arm in arms:
-        if not arm.complete:
+        if not arm.complete and not arm.runs[0].trial_of:  # of a trial that diverged: see table
             gone = sum(len(matrix.missing) for matrix in arm.matrices)
             notes.append(f"INCOMPLETE: {arm.describe()}: {gone} cells are missing")
     return notes

@@ -6,6 +6,7 @@ learning rate among them, and what can be compared is which mRI it reaches *at t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rib_harness.arms import Arm
 from rib_harness.matrix import IncompleteError
+from rib_harness.results import describe_recipe
 from rib_harness.statistics import Interval
 
 if TYPE_CHECKING:
@@ -41,21 +43,28 @@ class Trial:
     mri: float
 
 
+#: What trials share that may be compared: the same images, the same effort.
+SAME = ("suite", "backbone_id", "backbone", "weights", "preset", "run_recipe", "limit", "data",
+        "members", "references", "sources", "shares", "probe_every")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Frontier:
-    """The trials of one method on one backbone.
+    """The trials of one method, of one backbone, recipe and set of seeds.
 
     Args:
         method: label of the method that chooses among them, as `trials(lwf,8)`.
-        backbone: label.
         trials: those whose matrices are whole, in the order drawn.
         drawn: how many there are: one that diverged has no matrix.
+        setting: what it shares with those that it may be compared with, in words.
+        backbone: label.
     """
 
     method: str
-    backbone: str
     trials: tuple[Trial, ...]
     drawn: int
+    setting: str = ""
+    backbone: str = ""
 
     @property
     def name(self) -> str:
@@ -101,7 +110,7 @@ class Frontier:
 
 @dataclass(frozen=True)
 class AtEqualGain:
-    """One method among those of its backbone.
+    """One method among those that it may be compared with.
 
     Args:
         frontier: its trials.
@@ -119,57 +128,83 @@ class AtEqualGain:
     dominated_by: tuple[str, ...]
 
 
-def frontiers(arms: Iterable[Arm]) -> list[Frontier]:
-    """The trials among the arms by method and backbone, in the order in which they come."""
-    together: dict[tuple[str, str, str], list[Arm]] = {}
+def frontiers(arms: Iterable[Arm]) -> list[list[Frontier]]:
+    """The trials among the arms by method, those together that may be compared.
+
+    Of a method that had more trials later, all of them: they begin with the first.
+    """
+    groups: dict[str, dict[str, list[Arm]]] = {}
     for arm in arms:
         if arm.record.get("trial_of"):
-            key = (str(arm.record["trial_of"]), arm.backbone, str(arm.record.get("weights")))
-            together.setdefault(key, []).append(arm)
-    made = []
-    for (method, backbone, _), trials in together.items():
-        whole = []
-        for arm in trials:
-            try:
-                whole.append(Trial(arm, arm.gain, arm.mri))
-            except IncompleteError:  # it diverged, or is not done
-                continue
-        made.append(Frontier(method, backbone, tuple(whole), len(trials)))
-    return made
+            shared = [arm.record.get(part) for part in SAME]
+            key = json.dumps([*shared, arm.seeds, arm.record["cells"]["pre"]], sort_keys=True)
+            methods = groups.setdefault(key, {})
+            methods.setdefault(str(arm.record["trial_of"]), []).append(arm)
+    found = []
+    for methods in groups.values():
+        largest: dict[str, Frontier] = {}
+        for method, trials in methods.items():
+            one = _frontier(method, trials)
+            if one.name not in largest or one.drawn > largest[one.name].drawn:
+                largest[one.name] = one
+        found.append(list(largest.values()))
+    return found
+
+
+def _frontier(method: str, arms: Sequence[Arm]) -> Frontier:
+    whole = []
+    for arm in arms:
+        try:
+            whole.append(Trial(arm, arm.gain, arm.mri))
+        except IncompleteError:  # it diverged, or is not done
+            continue
+    return Frontier(method, tuple(whole), len(arms), _setting(arms[0]), arms[0].backbone)
+
+
+def _setting(arm: Arm) -> str:
+    """Backbone, seeds, and what of the run is not as usual."""
+    record = arm.record
+    parts = [arm.backbone, f"seed{'s'[: len(arm.seeds) > 1]} {', '.join(map(str, arm.seeds))}"]
+    parts += [f"preset {record['preset']}"] if record["preset"] != "default" else []
+    parts += [describe_recipe(record["run_recipe"])] if record.get("run_recipe") else []
+    parts += [f"limit {record['limit']} a class"] if record["limit"] is not None else []
+    parts += [arm.sources] if len(record["sources"]) < len(record["suite_members"]) else []
+    return " · ".join(parts)
 
 
 def at_equal_gain(
-    found: Sequence[Frontier], uncertainty: Uncertainty, gain: float | None = None
-) -> list[AtEqualGain]:
-    """The methods of each backbone at one gain, the best first.
+    found: Sequence[Sequence[Frontier]], uncertainty: Uncertainty, gain: float | None = None
+) -> list[list[AtEqualGain]]:
+    """The methods of each group at one gain, the best first.
 
     Args:
-        found: as `frontiers` gives them.
+        found: as `frontiers` gives them. A method of which no trial is whole is left out.
         uncertainty: of the store that they are in.
-        gain: in points; None is the largest that every method of the backbone reaches.
+        gain: in points; None is the largest that every method of the group reaches.
     """
-    rows = []
-    for backbone in dict.fromkeys(one.backbone for one in found):
-        mine = [one for one in found if one.backbone == backbone and one.edge]
+    compared = []
+    for group in found:
+        mine = [one for one in group if one.edge]
         if not mine:
             continue
         where = min(one.edge[-1].gain for one in mine) if gain is None else gain
-        there = {one.method: one.at(where) for one in mine}
-        mine.sort(key=lambda one: -(one.mri_at(where) or 0) if there[one.method] else float("inf"))
-        best = there[mine[0].method]
-        for one in mine:
-            parts, mri, difference = there[one.method], None, None
-            if parts is not None and best is not None:
+        reached = [one for one in mine if one.at(where) is not None]
+        reached.sort(key=lambda one: one.mri_at(where) or 0.0, reverse=True)
+        rows = []
+        for one in [*reached, *(one for one in mine if one not in reached)]:
+            parts, mri, difference = one.at(where), None, None
+            if parts is not None:
                 mri = uncertainty.mri_of(parts)
-                if one is not mine[0]:
-                    against = [(arm, -share) for arm, share in best]
-                    difference = uncertainty.mri_of([*parts, *against])
+                if one is not reached[0]:
+                    best = [(arm, -share) for arm, share in reached[0].at(where) or []]
+                    difference = uncertainty.mri_of([*parts, *best])
             names = tuple(o.name for o in mine if o is not one and one.dominated_by(o))
             rows.append(AtEqualGain(one, where, mri, difference, names))
-    return rows
+        compared.append(rows)
+    return compared
 
 
-def rows_of(rows: Sequence[AtEqualGain]) -> list[dict[str, Any]]:
+def rows_of(compared: Sequence[Sequence[AtEqualGain]]) -> list[dict[str, Any]]:
     """A row a trial, for CSV, JSON and data frames; what is of the method is in each of its rows.
 
     `edge` says whether another trial of the method has more of both.
@@ -182,6 +217,7 @@ def rows_of(rows: Sequence[AtEqualGain]) -> list[dict[str, Any]]:
     return [
         {
             "backbone": row.frontier.backbone,
+            "setting": row.frontier.setting,
             "method": row.frontier.name,
             "trial": one.arm.method,
             "seeds": "+".join(map(str, one.arm.seeds)),
@@ -193,6 +229,7 @@ def rows_of(rows: Sequence[AtEqualGain]) -> list[dict[str, Any]]:
             **ends("minus_best", row.difference),
             "dominated_by": " ".join(row.dominated_by),
         }
+        for rows in compared
         for row in rows
         for one in row.frontier.trials
     ]

@@ -335,7 +335,10 @@ class _Planner:
                         for i in sources
                     }
                     record = self._record(backbone, method, seed, members, sources, pre, made, post)
-                    records.append({**record, **({"trial_of": trial_of} if trial_of else {})})
+                    if trial_of:
+                        run_recipe = self.recipe.model_dump(mode="json")
+                        record |= {"trial_of": trial_of, "run_recipe": run_recipe}
+                    records.append(record)
         again = self._again()
         done = self._done(again)
         steps = tuple(
@@ -658,8 +661,7 @@ class _Planner:
 
     def _recipe_of(self, method: Bound, recipe: Recipe) -> Recipe:
         """The recipe with the method's own values, and a held-out part where it chooses on one."""
-        if method.recipe:
-            recipe = make_recipe(recipe.model_dump(), method.recipe)
+        recipe = _with_own(recipe, method)
         inner = [need.method for need in needs_of(self.catalog, method, self.config.preset)]
         share = max([method.spec.holds_out, *(self._recipe_of(m, recipe).held_out for m in inner)])
         if recipe.held_out or not share:
@@ -677,8 +679,7 @@ class _Planner:
         split: int,
     ) -> Step:
         preset = self.config.preset
-        if method.recipe:
-            recipe = make_recipe(recipe.model_dump(), method.recipe)
+        recipe = _with_own(recipe, method)
         needs = {
             need.reference: self._finetune(
                 backbone, need.method, source, seed + need.seed, pre, recipe, split
@@ -885,3 +886,8 @@ class _Planner:
                 "post": {i: {j: step.key for j, step in row.items()} for i, row in of.items()},
             }
         }
+
+
+def _with_own(recipe: Recipe, method: Bound) -> Recipe:
+    """The recipe with the values that hold for this method only."""
+    return make_recipe(recipe.model_dump(), method.recipe) if method.recipe else recipe

@@ -116,8 +116,8 @@ def over_seeds(draws: Floats, sides: Sequence[Sequence[float]], seed: str) -> Fl
 
     Few seeds say little of their own spread, and resampling them would say too much. So a mean over
     them gets draws of Student's t with n − 1 degrees of freedom, times the standard error. Of a
-    difference, two such draws would add their tails: it gets normal draws, and all is widened by
-    the quantile of one t, whose degrees of freedom are those of the whole, images included.
+    difference, two such draws would add their tails: it gets normal draws, and images and seeds
+    together are made to one t, whose degrees of freedom are those of the whole.
 
     Args:
         draws: (B,), on resamples of images.
@@ -131,10 +131,10 @@ def over_seeds(draws: Floats, sides: Sequence[Sequence[float]], seed: str) -> Fl
     generator = np.random.default_rng(int.from_bytes(digest[:16], "little"))
     if len(sides) == 1 or error == 0:
         return draws + error * generator.standard_t(freedom, len(draws))
-    from scipy.stats import norm, t
-
     share = error**2 / (error**2 + float(draws.var()))
-    wider = float(t.ppf(0.975, freedom / share**2) / norm.ppf(0.975))
+    whole = freedom / share**2
+    # A normal draw over the root of an independent χ² by its degrees of freedom is one of t.
+    wider = (whole / generator.chisquare(whole, len(draws))) ** 0.5
     centre = float(draws.mean())
     noisy = draws - centre + error * generator.standard_normal(len(draws))
     return centre + wider * noisy

@@ -294,11 +294,11 @@ def _scatter(data: Data) -> Made:
 
 
 def _equal_gain(data: Data) -> Made:
-    rows = at_equal_gain(frontiers(data.arms), data.uncertainty)
+    compared = at_equal_gain(frontiers(data.arms), data.uncertainty)
     table, answers = [], []
     panels = {}
-    for backbone in dict.fromkeys(row.frontier.backbone for row in rows):
-        mine = [row for row in rows if row.frontier.backbone == backbone]
+    for mine in compared:
+        backbone = mine[0].frontier.backbone
         panels[backbone] = drawn(mine)
         for row in mine:
             edge = row.frontier.edge
@@ -322,7 +322,7 @@ def _equal_gain(data: Data) -> Made:
 
         return equal_gain(panels)
 
-    return Made(table, answers, rows_of(rows), draw)
+    return Made(table, answers, rows_of(compared), draw)
 
 
 KINDS: dict[str, Callable[[Data], Made]] = {

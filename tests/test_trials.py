@@ -162,10 +162,21 @@ def test_a_rate_is_a_multiple_of_the_runs_own() -> None:
     assert min(slow) >= 0.00003 and max(slow) <= 0.003 and max(slow) > 30 * min(slow)
 
 
-def test_what_was_given_is_not_drawn() -> None:
-    found = expand(load_catalog(), ["lwf:alpha=7,recipe.lr=0.5"], "default", Recipe(), trials=4)
+@pytest.mark.parametrize("alpha", [7.0, 1.0])  # 1 is the default, and given all the same
+def test_what_was_given_is_not_drawn(alpha: float) -> None:
+    text = f"lwf:alpha={alpha},recipe.lr=0.5"
+    found = expand(load_catalog(), [text], "default", Recipe(), trials=4)
     for entry in found[1:]:
-        assert entry.method.options["alpha"] == 7 and entry.method.recipe == {"lr": 0.5}
+        assert entry.method.options["alpha"] == alpha and entry.method.recipe == {"lr": 0.5}
+    swept = expand(load_catalog(), ["lwf"], "default", Recipe(), sweep=["alpha=1,7"], trials=4)
+    assert {e.method.options["alpha"] for e in swept if e.trial_of} == {1, 7}
+
+
+def test_what_a_preset_sets_is_where_trials_begin_and_is_drawn() -> None:
+    found = expand(load_catalog(), ["ewc"], "paper", Recipe(), trials=4)[1:]
+    values = [entry.method.options["lambda"] for entry in found]
+    assert values[0] == 2 and len(set(values)) == 4
+    assert {entry.method.options["fisher"] for entry in found} == {"identity"}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +209,6 @@ def frontier_of(*points: tuple[float, float], name: str = "a") -> Frontier:
 
     return Frontier(
         f"trials({name},{len(points)})",
-        "net",
         tuple(Trial(cast(Arm, Known(mri)), gain, mri) for gain, mri in points),
         len(points),
     )
@@ -271,7 +281,7 @@ def test_what_is_chosen_has_the_highest_accuracy_on_held_out_images(store: Path)
 def test_tables_show_what_was_chosen_and_all_of_it_where_that_is_asked(store: Path) -> None:
     said = command(store, "results").stdout
     assert "trials(wise-ft,3)" in said and not re.search("^ (wise-)?ft:", said, re.MULTILINE)
-    assert "digits-conv at a gain of" in said
+    assert "digits-conv · seeds 0, 1, 2 · sgd, lr 0.01" in said and "at a gain of" in said
     assert "wise-ft:alpha" in command(store, "results", "--show-trials").stdout
     rows = json.loads(command(store, "results", "--format", "json").stdout)
     assert len(rows) == 2 * 3 * (1 + 3)
@@ -285,8 +295,8 @@ def test_mri_at_equal_gain_is_what_the_trials_say(store: Path) -> None:
     from scipy import stats
 
     runs = rib_harness.results.collect(Store(store))
-    found = frontiers(arms_of(runs))
-    rows = at_equal_gain(found, runs.uncertainty)
+    (found,) = frontiers(arms_of(runs))
+    (rows,) = at_equal_gain([found], runs.uncertainty)
     assert [row.frontier.name for row in rows] == ["wise-ft", "ft"] or [
         row.frontier.name for row in rows
     ] == ["ft", "wise-ft"]
@@ -375,11 +385,32 @@ def test_a_trial_that_diverges_is_not_chosen_and_is_no_failure(tmp_path: Path) -
     (chose,) = [run for run in results if not run.trial_of]
     assert chose.facts["digits-a"]["chosen"] == "testing/wild"
     assert sum("It is a trial, and is not chosen." in text for text in said) == 2
-    (found,) = frontiers(arms_of(results))
+    ((found,),) = frontiers(arms_of(results))
     assert (len(found.trials), found.drawn) == (1, 2)
     for verb in (("results",), ("report", "--out", str(tmp_path / "page.html"))):
         done = command(tmp_path / "s", *verb)
         assert done.exit_code == 0, done.output
+
+
+def test_only_trials_of_the_same_images_recipe_and_seeds_are_compared(tmp_path: Path) -> None:
+    """Two methods on one store: other limits, recipes and seeds are apart, more trials are not."""
+    config = {**SMALL, "store": tmp_path / "s", "recipe": {"epochs": 0}, "limit": 4}
+    rib_harness.run(method="ft", trials=2, **config)
+    rib_harness.run(method="wise-ft", trials=3, **config)
+    rib_harness.run(method="ft", trials=3, **config)
+    rib_harness.run(method="ft", trials=3, **{**config, "limit": 5})
+    rib_harness.run(method="ft", trials=3, **{**config, "recipe": {"epochs": 0, "lr": 1.0}})
+    rib_harness.run(method="lp-ft", trials=3, seed=1, **config)
+    groups = frontiers(arms_of(rib_harness.results.collect(Store(tmp_path / "s"))))
+    names = [[(one.name, one.drawn) for one in group] for group in groups]
+    assert names == [[("ft", 3), ("wise-ft", 3)], [("ft", 3)], [("ft", 3)], [("lp-ft", 3)]]
+    assert len({one.setting for group in groups for one in group}) == 4
+    shown = command(tmp_path / "s", "results").stdout
+    assert shown.count("at a gain of") == 4
+    one = tmp_path / "one.html"
+    # A store of which only trials are wanted has nothing to show, and says so.
+    done = command(tmp_path / "s", "report", "--method", "ft", "--out", str(one))
+    assert isinstance(done.exception, RibError) and not one.exists()
 
 
 def test_nothing_is_left_to_do_when_trials_are_asked_for_again(store: Path) -> None:

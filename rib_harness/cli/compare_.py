@@ -118,7 +118,7 @@ def _at_equal_gain(
         raise RibError(f"There is no store {path}.")
     whole = collect(Store(path))
     trials = [run for run in whole if run.trial_of and keep(run)]
-    found = frontiers(arms_of(trials))
+    found = [one for group in frontiers(arms_of(trials)) for one in group]
     known = {one.name for one in found}
     if unknown := [name for name in names if name not in known]:
         raise RibError(

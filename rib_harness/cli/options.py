@@ -142,7 +142,7 @@ def chosen(
     of_method = labels_of(catalog, "method", methods)
     of_backbone = labels_of(catalog, "backbone", backbones)
     return lambda run: (
-        (not of_method or run.method in of_method)
+        (not of_method or (run.trial_of or run.method) in of_method)
         and (not of_backbone or run.record["backbone"] in of_backbone)
         and (suite is None or run.record["suite"] == suite)
     )

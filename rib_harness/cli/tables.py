@@ -132,9 +132,8 @@ def print_equal_gain(results: Results, gain: float | None = None) -> None:
     from rib_harness.arms import arms_of
     from rib_harness.frontier import AT_EQUAL_GAIN, at_equal_gain, frontiers
 
-    rows = at_equal_gain(frontiers(arms_of(results)), results.uncertainty, gain)
-    for backbone in dict.fromkeys(row.frontier.backbone for row in rows):
-        mine = [row for row in rows if row.frontier.backbone == backbone]
+    found = frontiers(arms_of(results))
+    for mine in at_equal_gain(found, results.uncertainty, gain):
         heads = ("trials", "gains", "mRI there", "95 %", "minus best", "95 % ")
         shown = table("method", *heads, right=heads)
         shown.collapse_padding = True
@@ -150,12 +149,16 @@ def print_equal_gain(results: Results, gain: float | None = None) -> None:
                 "" if row.difference is None else _number(row.difference.estimate),
                 _ends(row.difference),
             )
-        console().print(f"{backbone} at a gain of {mine[0].gain:+z.2f}", style="bold")
+        console().print(
+            f"{mine[0].frontier.setting}: at a gain of {mine[0].gain:+z.2f}", style="bold"
+        )
         console().print(shown)
         for row in mine:
             if row.dominated_by:
                 console().print(f"{row.frontier.name} has less wherever it is than "
                                 f"{', '.join(row.dominated_by)}.")  # fmt: skip
+    for one in (one for group in found for one in group if not one.trials):
+        console().print(f"{one.setting}: none of {one.drawn} trials of {one.name} is whole.")
     console().print(AT_EQUAL_GAIN, style="dim")
 
 

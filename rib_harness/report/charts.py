@@ -350,16 +350,15 @@ def _frontier(part: Part) -> Iterator[Chart]:
 
 
 def _equal_gain(part: Part) -> Iterator[Chart]:
-    rows = at_equal_gain(frontiers(part.trials), part.first.u)
-    for backbone in dict.fromkeys(row.frontier.backbone for row in rows):
-        mine = [row for row in rows if row.frontier.backbone == backbone]
+    for mine in at_equal_gain(frontiers(part.trials), part.first.u):
+        backbone = mine[0].frontier.backbone
         yield Chart(
             "frontier",
             file_name("equal-gain", backbone),
             f"Methods at equal effort: {backbone}",
-            "Every setting that was tried of each method; a line joins those than which no other "
-            f"has more gain and more mRI. {AT_EQUAL_GAIN} The dashed line is the gain of "
-            f"{mine[0].gain:.1f} points, at which the table compares.",
+            f"{mine[0].frontier.setting}. Every setting that was tried of each method; a line "
+            f"joins those than which no other has more gain and more mRI. {AT_EQUAL_GAIN} The "
+            f"dashed line is the gain of {mine[0].gain:.1f} points, at which the table compares.",
             ("method", "gain", "mRI there", "low", "high", "minus the best", "low", "high",
              "dominated by"),
             [

@@ -256,8 +256,10 @@ def parts_of(runs: Iterable[RunResult], uncertainty: Uncertainty) -> list[Part]:
     parts = []
     for arms in together.values():
         uncertainty.prepare(arms)
-        trials = tuple(arm for arm in arms if arm.record.get("trial_of"))
-        lines = label_lines([arm for arm in arms if arm not in trials], uncertainty)
+        trials = tuple(arm for arm in arms if arm.runs[0].trial_of)
+        lines = label_lines([arm for arm in arms if not arm.runs[0].trial_of], uncertainty)
+        if not lines:  # what chose among them is not wanted
+            continue
         trained = tuple(line for line in lines if line.arm.method is not None)
         parts.append(Part(trained, tuple(line for line in lines if line not in trained), trials))
     return parts

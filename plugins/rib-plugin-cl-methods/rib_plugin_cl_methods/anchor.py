@@ -45,7 +45,7 @@ def check_steady(task: Task, curvature: float) -> None:
     """
     recipe = task.recipe
     reached, most = recipe.lr * curvature, 2 * (1 + recipe.momentum)
-    if recipe.optimizer == "sgd" and reached >= most:
+    if recipe.optimizer.lower() == "sgd" and reached >= most:
         said = (
             f"the penalty is too strong for the learning rate: {recipe.lr:g} × {curvature:.4g} = "
             f"{reached:.3g}, and from 2 · (1 + momentum) = {most:.3g} on each step is larger than "
