@@ -2,11 +2,10 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 from rib_harness import Classifier, RibError, Task
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.lowrank import attention_layers, fit_adapters
+from rib_plugin_cl_methods.lowrank import attention_layers, exactly, fit_adapters
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,9 @@ class ButterflyFinetuning:
         expect(self.lr_scale > 0, "boft", "lr_scale > 0", self.lr_scale)
 
     def finetune(self, task: Task) -> Classifier:
-        """Train the rotations and, if asked, the head."""
+        """Train the rotations and, if asked, the head; merge them."""
+        from peft import BOFTConfig
+
         encoder = task.pretrained.encoder
         layers = attention_layers(encoder)
         width = encoder.get_parameter(f"{layers[0]}.weight").shape[1]
@@ -55,24 +56,13 @@ class ButterflyFinetuning:
                 f"boft:factors={self.factors} needs peft's CUDA kernel, which cannot be built here "
                 "(nvcc and ninja); peft would use factors=1 without it."
             )
-        return fit_adapters(
-            task,
-            "boft",
-            self.config,
-            layers,
-            train_head=self.train_head,
-            lr_scale=self.lr_scale,
-        )
-
-    def config(self, layers: str) -> Any:
-        """peft's configuration."""
-        from peft import BOFTConfig
-
-        return BOFTConfig(
+        config = BOFTConfig(
             boft_block_size=self.block_size,
             boft_n_butterfly_factor=self.factors,
-            target_modules=layers,
+            target_modules=exactly(layers),
         )
+        lr = task.recipe.lr * self.lr_scale
+        return fit_adapters(task, "boft", config, lr=lr, train_head=self.train_head)
 
 
 def has_kernel() -> bool:

@@ -1,11 +1,10 @@
 """DoRA: LoRA on a weight's direction, with a magnitude of its own (Liu et al., 2024)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from rib_harness import Classifier, Task
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.lowrank import all_layers, attention_layers, fit_adapters
+from rib_plugin_cl_methods.lowrank import all_layers, attention_layers, exactly, fit_adapters
 
 
 @dataclass(frozen=True)
@@ -40,24 +39,15 @@ class WeightDecomposedAdaptation:
         expect(self.lr_scale > 0, "dora", "lr_scale > 0", self.lr_scale)
 
     def finetune(self, task: Task) -> Classifier:
-        """Train the update and, if asked, the head."""
-        encoder = task.pretrained.encoder
-        return fit_adapters(
-            task,
-            "dora",
-            self.config,
-            attention_layers(encoder) or all_layers(encoder),
-            train_head=self.train_head,
-            lr_scale=self.lr_scale,
-        )
-
-    def config(self, layers: str) -> Any:
-        """peft's configuration."""
+        """Train the update and, if asked, the head; merge it."""
         from peft import LoraConfig
 
-        return LoraConfig(
+        encoder = task.pretrained.encoder
+        config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]
             use_dora=True,
-            target_modules=layers,
+            target_modules=exactly(attention_layers(encoder) or all_layers(encoder)),
         )
+        lr = task.recipe.lr * self.lr_scale
+        return fit_adapters(task, "dora", config, lr=lr, train_head=self.train_head)

@@ -1,7 +1,7 @@
 """LoRA: train a low-rank update of frozen weights (Hu et al., 2022)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 
 from rib_harness import Classifier, Task
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.lowrank import all_layers, attention_layers, fit_adapters
+from rib_plugin_cl_methods.lowrank import all_layers, attention_layers, exactly, fit_adapters
 
 
 @dataclass(frozen=True)
@@ -52,32 +52,27 @@ class LowRankAdaptation:
         expect(self.lr_scale > 0, "lora", "lr_scale > 0", self.lr_scale)
 
     def finetune(self, task: Task) -> Classifier:
-        """Train the update and, if asked, the head."""
+        """Train the update and, if asked, the head; merge it."""
         if self.layers == "q-v":
-            return self.queries_and_values(task)
-        encoder = task.pretrained.encoder
-        names = attention_layers(encoder) if self.layers == "auto" else []
-        return fit_adapters(
-            task,
-            "lora",
-            self.config,
-            names or all_layers(encoder),
-            train_head=self.train_head,
-            lr_scale=self.lr_scale,
-        )
-
-    def config(self, layers: str) -> Any:
-        """peft's configuration."""
+            return self.finetune_queries_and_values(task)
         from peft import LoraConfig
 
-        return LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=layers)  # type: ignore[arg-type]
+        encoder = task.pretrained.encoder
+        attention = attention_layers(encoder) if self.layers == "auto" else []
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            target_modules=exactly(attention or all_layers(encoder)),
+        )
+        lr = task.recipe.lr * self.lr_scale
+        return fit_adapters(task, "lora", config, lr=lr, train_head=self.train_head)
 
-    def queries_and_values(self, task: Task) -> Classifier:
-        """The same on two thirds of each fused layer, without peft."""
+    def finetune_queries_and_values(self, task: Task) -> Classifier:
+        """The same on two thirds of each fused layer, which peft cannot."""
         model = task.pretrained.copy()
         model.encoder.requires_grad_(False)
         model.head.requires_grad_(self.train_head)
-        layers = [model.encoder.get_submodule(n) for n in attention_layers(model.encoder)]
+        layers = [model.encoder.get_submodule(name) for name in attention_layers(model.encoder)]
         with task.seeded("lora"):
             for layer in layers:
                 update = QueryValueUpdate(layer.weight, self.rank, self.alpha)  # type: ignore[arg-type]
@@ -85,7 +80,7 @@ class LowRankAdaptation:
         task.report(adapted=len(layers))
         model = task.fit(model, lr=task.recipe.lr * self.lr_scale)
         for layer in layers:
-            parametrize.remove_parametrizations(layer, "weight")
+            parametrize.remove_parametrizations(layer, "weight")  # merged
         return model.requires_grad_(True)
 
 

@@ -1,8 +1,8 @@
-"""peft's adapters on an encoder: put in, trained, merged. For LoRA and its relatives."""
+"""peft's adapters in an encoder: put in, trained, merged. For LoRA and its relatives."""
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -40,42 +40,37 @@ def all_layers(encoder: nn.Module) -> list[str]:
     ]
 
 
-def fit_adapters(
-    task: Task,
-    name: str,
-    config: Callable[[str], Any],
-    layers: list[str],
-    *,
-    train_head: bool,
-    lr_scale: float,
-) -> Classifier:
-    """Train peft's adapters of these layers, and merge them into the weights.
+def exactly(layers: Iterable[str]) -> str:
+    """peft's `target_modules` for these names: it takes those of a list for suffixes too."""
+    return "|".join(map(re.escape, layers))
+
+
+def fit_adapters(task: Task, name: str, config: Any, *, lr: float, train_head: bool) -> Classifier:
+    """Train peft's adapters on a copy of the pretrained classifier, and merge them.
 
     Args:
-        task: its pretrained classifier is copied.
-        name: of the generator that the adapters are drawn from.
-        config: pattern of the names of layers → peft's configuration.
-        layers: names of modules of the encoder.
+        task: the fine-tuning step.
+        name: of the method, and of the generator that the adapters are drawn from.
+        config: peft's configuration, with the layers of the encoder that it adapts.
+        lr: learning rate.
         train_head: whether the head trains too.
-        lr_scale: learning rate as a multiple of the recipe's.
 
     Returns:
         A classifier of the backbone's architecture.
     """
-    expect(bool(layers), name, "an encoder with linear layers or convolutions", "none")
+    expect(bool(config.target_modules), name, "linear layers or convolutions", "an encoder without")
     model = task.pretrained.copy()
-    # A pattern of whole names: peft takes a list's for suffixes too.
-    tuned = with_adapters(task, name, model.encoder, config("|".join(map(re.escape, layers))))
-    model.encoder = tuned
+    adapted = adapters_in(model.encoder, config, task, name)
+    task.report(adapted=len(adapted.targeted_module_names))
+    model.encoder = adapted
     model.head.requires_grad_(train_head)
-    task.report(adapted=len(layers))
-    model = task.fit(model, lr=task.recipe.lr * lr_scale)
-    model.encoder = tuned.merge_and_unload(safe_merge=True)
+    model = task.fit(model, lr=lr)
+    model.encoder = adapted.merge_and_unload(safe_merge=True)
     return model.requires_grad_(True).eval()
 
 
-def with_adapters(task: Task, name: str, encoder: nn.Module, config: Any) -> Any:
-    """peft's model around the encoder; the encoder's own weights are frozen."""
+def adapters_in(encoder: nn.Module, config: Any, task: Task, name: str) -> Any:
+    """peft's model around the encoder, whose own weights are frozen."""
     from peft import get_peft_model
 
     with task.seeded(name), warnings.catch_warnings():

@@ -1,8 +1,6 @@
 """NMTune: refine frozen features through a small residual net (Chen et al., 2024)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,39 +59,29 @@ class NoisyModelTuning:
         model.encoder.requires_grad_(False)
         with task.seeded("nmtune"):
             nn.init.kaiming_uniform_(model.head.get_parameter("refine.0.weight"), a=5**0.5)
-        recipe: dict[str, Any] = {"optimizer": "adamw", "lr": self.lr, "epochs": self.epochs,
-                                  "weight_decay": self.weight_decay}  # fmt: skip
-        if task.recipe.epochs == 0:
-            recipe["epochs"] = 0
-        fit = task.fit_head if task.repeats_images else task.fit
-        return fit(model, self.loss_of(task), **recipe).requires_grad_(True)
-
-    def loss_of(self, task: Task) -> Callable[[Classifier, Batch], Tensor]:
-        """The loss of a batch of images, or of their features."""
 
         def loss(model: Classifier, batch: Batch) -> Tensor:
-            before = model.features(batch.images)  # (N, D)
-            after = model.head.refined(before)  # type: ignore[operator]
+            before = model.features(batch.images)  # z, (N, D)
+            after = model.head.refined(before)  # type: ignore[operator]  # z′
             learned = F.cross_entropy(task.project(model.head(before)), batch.labels)
             return learned + self.regularisation(before, after)
 
-        return loss
+        fit = task.fit_head if task.repeats_images else task.fit
+        return fit(
+            model,
+            loss,
+            optimizer="adamw",
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            epochs=self.epochs if task.recipe.epochs else 0,
+        ).requires_grad_(True)
 
     def regularisation(self, before: Tensor, after: Tensor) -> Tensor:
-        """The three terms beside cross-entropy; a scalar.
-
-        Args:
-            before, after: z and z′, (N, D).
-        """
-        consistency = F.mse_loss(F.normalize(after), F.normalize(before))
-        centred = after - after.mean(0)
-        covariance = centred.T @ centred / max(len(after) - 1, 1)
-        off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
-        values = torch.linalg.svdvals(after.float())
+        """The three terms beside cross-entropy, of z and z′ (N, D); a scalar."""
         return (
-            self.mse * consistency
-            + self.covariance * off_diagonal / after.shape[1]
-            - self.singular * values[:5].mean() / values.sum().clamp_min(1e-12)
+            self.mse * F.mse_loss(F.normalize(after), F.normalize(before))
+            + self.covariance * covariance_of_others(after)
+            - self.singular * share_of_largest(after)
         )
 
     def rebuild(self, pretrained: Classifier) -> Classifier:
@@ -105,6 +93,19 @@ class NoisyModelTuning:
             width = model.eval().features(some.new_zeros(1, 3, size, size)).shape[1]
         head = Refined(width, model.head).to(some.device)
         return Classifier(model.encoder, head, model.preprocess)
+
+
+def covariance_of_others(features: Tensor) -> Tensor:
+    """Σ_{i≠j} C²_ij / D, C the covariance of features (N, D); a scalar."""
+    centred = features - features.mean(0)
+    squares = (centred.T @ centred / max(len(features) - 1, 1)).square()
+    return (squares.sum() - squares.diagonal().sum()) / len(squares)
+
+
+def share_of_largest(features: Tensor, k: int = 5) -> Tensor:
+    """Mean share of the k largest singular values of features (N, D) in their sum; a scalar."""
+    values = torch.linalg.svdvals(features.float())
+    return values[:k].mean() / values.sum().clamp_min(1e-12)
 
 
 class Refined(nn.Module):

@@ -1,11 +1,10 @@
 """VeRA: LoRA with shared random matrices and trained scales (Kopiczko et al., 2024)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from rib_harness import Classifier, Task
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.lowrank import attention_layers, fit_adapters
+from rib_plugin_cl_methods.lowrank import attention_layers, exactly, fit_adapters
 
 
 @dataclass(frozen=True)
@@ -40,23 +39,14 @@ class VectorAdaptation:
         expect(self.lr_scale > 0, "vera", "lr_scale > 0", self.lr_scale)
 
     def finetune(self, task: Task) -> Classifier:
-        """Train the vectors and, if asked, the head."""
-        return fit_adapters(
-            task,
-            "vera",
-            lambda layers: self.config(layers, task.seed),
-            attention_layers(task.pretrained.encoder),
-            train_head=self.train_head,
-            lr_scale=self.lr_scale,
-        )
-
-    def config(self, layers: str, seed: int) -> Any:
-        """peft's configuration; the seed is that of the random matrices."""
+        """Train the vectors and, if asked, the head; merge them."""
         from peft import VeraConfig
 
-        return VeraConfig(
+        config = VeraConfig(
             r=self.rank,
             d_initial=self.d_initial,
-            projection_prng_key=seed,
-            target_modules=layers,
+            projection_prng_key=task.seed,  # of the random matrices
+            target_modules=exactly(attention_layers(task.pretrained.encoder)),
         )
+        lr = task.recipe.lr * self.lr_scale
+        return fit_adapters(task, "vera", config, lr=lr, train_head=self.train_head)

@@ -458,7 +458,7 @@ def test_experts_and_routers_are_trained_by_hand(
     """Source: experts picked by index and SGD in plain torch; no noise, so nothing is drawn."""
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     method = MixtureOfAdapters((1, 3), aux, lr_scale=10.0)
-    task = task_on("timm", 6, lr=0.2)
+    task = task_on("timm", 3, lr=0.2)  # later steps magnify rounding
     start = method.finetune(task_on("timm", steps=0))
     own = {n: p for n, p in leaves(start, ".attn.").items() if "blocks.0" in n}
     own = {n: p for n, p in own.items() if ".linear." not in n}
@@ -508,7 +508,7 @@ def test_experts_and_routers_are_trained_by_hand(
 
     train_by_hand(task, features, [*own.values()], 2.0, extra)
     result = dict(method.finetune(task).named_parameters())
-    assert_near({name: result[name] for name in own}, own, atol=1e-3)
+    assert_near({name: result[name] for name in own}, own, atol=1e-4)
     begun = leaves(start, ".route")
     assert max((result[name] - p).abs().max() for name, p in begun.items()) > 1e-5
 
