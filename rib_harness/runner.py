@@ -636,9 +636,8 @@ class _Walk:
         """
         work = self.store.work(step.key)
         methods = [one for one in (step.method, *step.calls.values()) if one is not None]
-        code = hashlib.sha256("".join(code_of(one.spec) for one in methods).encode()).hexdigest()[
-            :12
-        ]
+        sources = "".join(code_of(one.spec) for one in methods)
+        code = hashlib.sha256(sources.encode()).hexdigest()[:12]
         if not (work / code).exists() and list(work.glob("*/st*.safetensors")):
             self.progress.say(
                 f"{step.id}: the code of {step.method and step.method.component.id} has changed "

@@ -10,7 +10,7 @@ from pathlib import Path
 from rib_harness.config import Recipe, RunConfig
 from rib_harness.errors import ConfigError
 from rib_harness.plan import Plan
-from rib_harness.provenance import code_digest
+from rib_harness.provenance import code_of
 
 #: Those of torch and of this harness that need no trial, so that most plans load no torch.
 _OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -36,7 +36,7 @@ def check_work(config: RunConfig, plan: Plan) -> None:
         checks.append(partial(_trackers, config))
     methods = {m.id: m for s in left for m in (s.method, *s.calls.values()) if m and m.explicit}
     for method in methods.values():
-        code_digest(method.spec.target.partition(":")[0].partition(".")[0])  # before the import
+        code_of(method.spec)  # before it is imported
         checks.append(method.build)
     problems: dict[str, None] = {}  # once each, in this order
     for check in checks:
