@@ -289,7 +289,7 @@ class _Fit:
                     "up the gradients of smaller pieces (batch-norm then sees the pieces)."
                 ) from error
             value += part_value * share
-            if seen:
+            if seen and len(seen[0]) == len(part):  # a method may call it on a piece first
                 right = (right or 0) + self.job.correct(seen[0].detach(), part.labels)
         if self.recipe.clip_grad is not None:
             accelerator.unscale_gradients(self.optimizer)
@@ -330,7 +330,7 @@ class _Fit:
         self.sums = dict.fromkeys(self.sums, 0)
 
     def numbers(self) -> dict[str, float]:
-        """Means over the epoch so far; no accuracy where the loss does not call the model."""
+        """Means over the epoch so far; no accuracy where no loss calls the model on its batch."""
         s = self.sums
         numbers = {"loss": s["loss"] / s["images"], "lr": self.optimizer.param_groups[0]["lr"]}
         if s["judged"]:

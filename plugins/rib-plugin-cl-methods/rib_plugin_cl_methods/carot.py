@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rib_harness import Batch, Classifier, Task
 from rib_plugin_cl_methods.checks import expect
+from rib_plugin_cl_methods.divergence import divergence
 from rib_plugin_cl_methods.twotower import TwoTowers, captions, check_whole_batches, contrastive
 
 
@@ -99,12 +99,6 @@ def unorthogonal(projection: Tensor) -> Tensor:
     """‖WᵀW − I‖_F of (width, D); a scalar."""
     gram = projection.T @ projection
     return (gram - torch.eye(len(gram), device=gram.device)).norm()
-
-
-def divergence(now: Tensor, before: Tensor) -> Tensor:
-    """Mean over rows of KL(softmax(before) ‖ softmax(now)); a scalar."""
-    log_p, log_q = F.log_softmax(now, 1), F.log_softmax(before, 1)
-    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 
 class Teacher:

@@ -127,6 +127,14 @@ def register_methods() -> list[MethodSpec]:
               "Keeps the pretrained features of the new images.", "arXiv:2405.16027",
               version=2,
               knobs=(RATE, Knob("lambda", 0.1, 100.0))),
+        _spec("fsr", "fsr:FunctionSpaceRegularisation",
+              "Keeps the pretrained answers to simulated shifts of the new images.",
+              "arXiv:2509.05328",
+              knobs=(RATE, Knob("lambda", 0.1, 10.0), Knob("consistency", 0.1, 10.0))),
+        _spec("twins", "twins:TwoStatistics",
+              "Half of each batch under the pretrained batch-norm statistics.",
+              "arXiv:2303.11135", requires=("batch-norm",),
+              knobs=(RATE, Knob("lambda", 0.1, 3.0))),
         # Averages of checkpoints
         _spec("wise-ft", "wise_ft:WiseFT",
               "Averages the weights before and after fine-tuning.", "arXiv:2109.01903", version=3,
@@ -160,4 +168,8 @@ def register_methods() -> list[MethodSpec]:
               "Keeps the image's logits against random texts.", "arXiv:2404.00860",
               requires=("text-tower",),
               knobs=(RATE, Knob("lambda", 0.1, 10.0))),
+        _spec("clipood", "clipood:ClipOutOfDistribution",
+              "Margins by how near classes are in words, and a Beta moving average.",
+              "arXiv:2302.00864", requires=("text-tower",), trains="image tower", fixes=ADAMW,
+              knobs=(Knob("lr", 1e-6, 1e-4), Knob("lambda", 0.03, 1.0))),
     ]  # fmt: skip

@@ -26,6 +26,7 @@ NEUTRAL = {
     "si:old=old,c=0": "ft",
     "lwf:alpha=0": "ft",
     "feature-distill:lambda=0": "ft",
+    "fsr:lambda=0,consistency=0": "ft",
     "ema:horizon=0": "ft",
     "lp-ft:lr_scale=1,lp=pretrained": "ft",
     "wise-ft:alpha=1": "ft",

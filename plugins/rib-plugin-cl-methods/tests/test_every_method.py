@@ -86,6 +86,8 @@ CASES = {
     "ftp": Case(),
     "lwf": Case(),
     "feature-distill": Case(),
+    "fsr": Case(),
+    "twins": Case(nets=("conv",)),
     "wise-ft": Case(fits=0),
     "soup": Case(fits=0),
     "greedy-soup": Case(fits=0),
@@ -94,6 +96,7 @@ CASES = {
     "flyp": Case("lr=0.01", r"(encoder|text)\..*", CLIP),
     "carot": Case("lr=0.01,orthogonality=0.01", r"(encoder|text)\..*", CLIP),
     "lipsum-ft": Case("lambda=0.001", nets=CLIP),
+    "clipood": Case("lr=0.01", r"encoder\..*", CLIP),
 }
 PAIRS = [(name, net) for name, case in CASES.items() for net in case.nets]
 FITTING = [(name, net) for name, net in PAIRS if CASES[name].fits]

@@ -1,4 +1,4 @@
-"""The methods with a text tower: flyp, carot and lipsum-ft, on a toy of both towers.
+"""The methods with a text tower: flyp, carot, lipsum-ft and clipood, on a toy of both towers.
 
 Expected values come from open_clip's loss, from loops and closed forms in numpy, or from training
 loops written out in plain torch; each test says from which.
@@ -15,7 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rib_plugin_cl_methods import carot
-from rib_plugin_cl_methods.carot import CalibratedRobustFinetuning, divergence, unorthogonal
+from rib_plugin_cl_methods.carot import CalibratedRobustFinetuning, unorthogonal
+from rib_plugin_cl_methods.clipood import ClipOutOfDistribution
+from rib_plugin_cl_methods.divergence import divergence
 from rib_plugin_cl_methods.flyp import FinetuneLikeYouPretrain
 from rib_plugin_cl_methods.ft import FineTuning
 from rib_plugin_cl_methods.lipsum_ft import LipsumFineTuning
@@ -545,3 +547,54 @@ def test_the_text_tower_of_lipsum_is_frozen_and_the_texts_are_anew_each_step(
     assert not tower.training
     assert not any(p.requires_grad or p.grad is not None for p in tower.parameters())
     assert len({str(tokens.tolist()) for tokens in drawn}) == len(drawn) == 9
+
+
+# CLIPood
+
+
+def test_the_loss_of_clipood_is_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source: the statements of `train` in thuml/CLIPood's engine.py, in numpy."""
+    task = task_for()
+    model, loss, rest = fit_of(ClipOutOfDistribution(lambda_=0.4), task, monkeypatch)
+    shaken(model)
+    batch, scale = whole_batch(task), np.exp(2.0)
+    weight = task.pretrained.head.get_parameter("weight").detach().double().numpy()
+    words = weight / np.linalg.norm(weight, axis=1, keepdims=True)
+    with torch.no_grad():
+        model.head.get_parameter("weight").copy_(task.pretrained.head.get_parameter("weight"))
+        f = model.features(batch.images).double().numpy()
+    labels = batch.labels.numpy()
+    ids = np.array([one for (one,) in task.images.class_map])
+    y = scale * (f - 0.4 * words[ids[labels]]) @ words[ids].T
+    expected = np.mean(
+        [np.log(np.exp(row).sum()) - row[k] for row, k in zip(y, labels, strict=True)]
+    )
+    value = loss(model, batch)
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    value.backward()
+    assert all(parameter.grad is None for parameter in model.head.parameters())
+    assert (rest["optimizer"], rest["lr"], rest["weight_decay"]) == ("adamw", 5e-6, 0.1)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
+def test_clipood_averages_by_a_beta_density(beta: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source: scipy's density, and the weights after each update, pretrained ones first."""
+    from scipy import stats
+
+    path = [state_of(task_for().pretrained)]
+    original = _Fit.update
+
+    def update(self: Any, *arguments: Any) -> Any:
+        given = original(self, *arguments)
+        path.append(state_of(self.model))
+        return given
+
+    monkeypatch.setattr(_Fit, "update", update)
+    result = ClipOutOfDistribution(lr=0.01, beta=beta).finetune(task_for())
+    assert len(path) == 10
+    density = stats.beta(beta, beta).pdf((np.arange(10) + 0.5) / 10)
+    assert differing(path[0], path[-1]) == {n for n in path[0] if n.startswith("encoder")}
+    for name, tensor in result.state_dict().items():
+        states = np.stack([state[name].double().numpy() for state in path])
+        expected = np.tensordot(density / density.sum(), states, 1)
+        np.testing.assert_allclose(tensor, expected, rtol=1e-5, atol=1e-6)
