@@ -92,6 +92,9 @@ CASES = {
     "soup": Case(fits=0),
     "greedy-soup": Case(fits=0),
     "model-stock": Case(fits=0),
+    "ensemble": Case(fits=0, exact=False),
+    "ensemble:average=logits": Case("average=logits", fits=0),
+    "dawin": Case(fits=0),
     "best-of": Case("members=ft+lwf", fits=0),
     "flyp": Case("lr=0.01", r"(encoder|text)\..*", CLIP),
     "carot": Case("lr=0.01,orthogonality=0.01", r"(encoder|text)\..*", CLIP),
@@ -229,7 +232,7 @@ def test_without_a_step_it_is_the_pretrained_classifier(name: str, net: str) -> 
     fusion = not CASES[name].fits
     result = method(name).finetune(task)
     same = torch.allclose(answers(result), answers(task.pretrained), rtol=1e-4, atol=1e-5)
-    if fusion and net == "conv" and name != "best-of":
+    if fusion and net == "conv" and bound(name).spec.mergeable and name != "best-of":
         start = dict(task.pretrained.named_parameters())
         for key, parameter in result.named_parameters():
             torch.testing.assert_close(parameter, start[key], rtol=1e-5, atol=1e-6)
