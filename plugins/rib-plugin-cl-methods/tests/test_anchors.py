@@ -27,6 +27,7 @@ from rib_plugin_cl_methods.l1_sp import L1SP
 from rib_plugin_cl_methods.l2_sp import L2SP
 from rib_plugin_cl_methods.mas import MemoryAwareSynapses
 from rib_plugin_cl_methods.projection import projected
+from rib_plugin_cl_methods.self_distillation import SelfDistillation
 from rib_plugin_cl_methods.si import PathIntegral, SynapticIntelligence
 from rib_plugin_cl_methods.tpgm import TrainableProjection
 from torch import Tensor, nn
@@ -415,6 +416,25 @@ def test_feature_distillation_trains_with_that_penalty() -> None:
     assert_near(result, descended(task, 3, extra=drift))
     with pytest.raises(AssertionError):
         assert_near(result, FineTuning().finetune(plain_task(epochs=3)))
+
+
+# self-distillation
+
+
+def test_self_distillation_learns_a_teachers_features_and_is_then_fine_tuned() -> None:
+    """Source: SGD written out: cross-entropy and the relative squared gap, then cross-entropy."""
+    task = plain_task(epochs=3)
+    teacher = task.pretrained.copy()
+    moved(teacher)
+    taught = teacher.encoder(inputs_of(task.images)).detach()
+
+    def gap(model: Classifier, x: Tensor) -> Tensor:
+        return 5.0 * ((model.encoder(x) - taught) ** 2).sum() / (taught**2).sum()
+
+    student = descended(task, 3, extra=gap)
+    expected = descended(replace(task, pretrained=student), 3)
+    task = replace(task, checkpoints={"ft": teacher})
+    assert_near(SelfDistillation(lambda_=5.0).finetune(task), expected)
 
 
 # ema

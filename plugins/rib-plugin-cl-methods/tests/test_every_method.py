@@ -86,6 +86,7 @@ CASES = {
     "ftp": Case(),
     "lwf": Case(),
     "feature-distill": Case(),
+    "self-distillation": Case(fits=2),
     "fsr": Case(),
     "twins": Case(nets=("conv",)),
     "wise-ft": Case(fits=0),
@@ -99,6 +100,7 @@ CASES = {
     "flyp": Case("lr=0.01", r"(encoder|text)\..*", CLIP),
     "carot": Case("lr=0.01,orthogonality=0.01", r"(encoder|text)\..*", CLIP),
     "lipsum-ft": Case("lambda=0.001", nets=CLIP),
+    "car-ft": Case(nets=CLIP),
     "clipood": Case("lr=0.01", r"encoder\..*", CLIP),
 }
 PAIRS = [(name, net) for name, case in CASES.items() for net in case.nets]

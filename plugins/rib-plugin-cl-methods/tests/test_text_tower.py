@@ -1,4 +1,4 @@
-"""The methods with a text tower: flyp, carot, lipsum-ft and clipood, on a toy of both towers.
+"""The methods with a text tower: flyp, carot, lipsum-ft, car-ft and clipood, on a toy.
 
 Expected values come from open_clip's loss, from loops and closed forms in numpy, or from training
 loops written out in plain torch; each test says from which.
@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rib_plugin_cl_methods import carot
+from rib_plugin_cl_methods.car_ft import ContextAwareFinetuning
 from rib_plugin_cl_methods.carot import CalibratedRobustFinetuning, unorthogonal
 from rib_plugin_cl_methods.clipood import ClipOutOfDistribution
 from rib_plugin_cl_methods.divergence import divergence
@@ -33,6 +34,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "flyp": lambda: FinetuneLikeYouPretrain(lr=0.01),
     "carot": lambda: CalibratedRobustFinetuning(lr=0.01, decay=(0.5, 0.5), every=1),
     "lipsum-ft": lambda: LipsumFineTuning(texts=5),
+    "car-ft": lambda: ContextAwareFinetuning(),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 both_towers = pytest.mark.parametrize("name", ["flyp", "carot"])
@@ -595,3 +597,39 @@ def test_clipood_averages_by_a_beta_density(beta: float, monkeypatch: pytest.Mon
         states = np.stack([state[name].double().numpy() for state in path])
         expected = np.tensordot(density / density.sum(), states, 1)
         np.testing.assert_allclose(tensor, expected, rtol=1e-5, atol=1e-6)
+
+
+# CAR-FT
+
+
+def test_the_penalty_of_car_ft_is_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source: loops in numpy over prompts, classes and images."""
+    task = task_for(images=tiny_images(classes=3, class_map=SEVERAL))
+    model, loss, _ = fit_of(ContextAwareFinetuning(lambda_=0.3), task, monkeypatch)
+    shaken(model)
+    batch, text = whole_batch(task), TinyTextTower()
+    contexts = []
+    with torch.no_grad():
+        for m in range(2):
+            texts = [text.captions(one)[m] for ids in SEVERAL for one in ids]
+            total = text(text.tokens(texts)).double().numpy().sum(0)
+            contexts.append(total / np.linalg.norm(total))
+        old, new = (one.features(batch.images).double().numpy() for one in (task.pretrained, model))
+        learned = task.cross_entropy(model, batch).item()
+    before, now = (np.exp(2.0) * features @ np.array(contexts).T for features in (old, new))
+    assert loss(model, batch).item() == pytest.approx(learned + 0.3 * kl(before, now), rel=1e-5)
+
+
+def test_without_its_penalty_car_ft_is_plain_fine_tuning() -> None:
+    """Source: ft."""
+    expected = FineTuning().finetune(task_for())
+    assert_same(ContextAwareFinetuning(lambda_=0).finetune(task_for()), expected)
+
+
+def test_car_ft_asks_for_as_many_prompts_of_every_class() -> None:
+    class Odd(TinyTextTower):
+        def captions(self, label: int) -> list[str]:
+            return super().captions(label)[: 1 + label % 2]
+
+    with pytest.raises(ConfigError, match=r"as many prompts of every class, got \[1, 2\]"):
+        ContextAwareFinetuning().finetune(task_for(text=Odd()))
