@@ -122,6 +122,7 @@ def fit(
     ema: float | None = None,
     state: Mapping[str, Stateful] | None = None,
     after_step: Callable[[], None] | None = None,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> Classifier:
     """Train the parameters of `model` that require gradients.
 
@@ -136,6 +137,8 @@ def fit(
         state: what else changes during the fit, by name; saved and restored with it.
         after_step: called after each update, while the gradients that made it are still there,
             unscaled.
+        lr_scales: factors on the learning rate by the name of the parameter, 1 where none is
+            given; read before each update, so that `after_step` may change them.
 
     Returns:
         The trained classifier, in eval mode.
@@ -154,7 +157,7 @@ def fit(
         _write_history(job, tree["history"])
         return model.eval()
     with seeded(f"{job.seed}/{job.stage}"):
-        run = _Fit(model, loss, data, recipe, job, ema, extra, after_step)
+        run = _Fit(model, loss, data, recipe, job, ema, extra, after_step, lr_scales)
         result = run.run()
     if finished is not None:
         tree = {
@@ -180,16 +183,20 @@ class _Fit:
         ema: float | None,
         extra: dict[str, Stateful],
         after_step: Callable[[], None] | None = None,
+        lr_scales: Mapping[str, float] | None = None,
     ):
-        self.after_step = after_step
+        self.after_step, self.lr_scales = after_step, lr_scales
         self.model, self.loss, self.data, self.recipe, self.job = model, loss, data, recipe, job
         self.per_epoch = data.steps(recipe.batch_size)
         limit = math.inf if recipe.max_steps is None else recipe.max_steps
         self.total = int(min(recipe.epochs * self.per_epoch, limit))
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.names, self.parameters = list(trained), list(trained.values())
         if not self.parameters:
             raise ConfigError([f"{job.label}: no parameter of the model requires gradients."])
-        optimizer = make_optimizer(recipe, self.parameters)
+        # A rate of its own needs a group of its own.
+        groups = None if lr_scales is None else [{"params": [p]} for p in self.parameters]
+        optimizer = make_optimizer(recipe, groups or self.parameters)
         self.set_lr = make_schedule(recipe, optimizer, self.total, self.per_epoch)
         # Not `accelerator.prepare`, which would keep every fit's optimizer for the whole run.
         self.optimizer = AcceleratedOptimizer(
@@ -225,6 +232,11 @@ class _Fit:
         return self.trained.eval()
 
     @property
+    def lr(self) -> float:
+        """The learning rate of the last update, the largest where there are several."""
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    @property
     def trained(self) -> Classifier:
         """What the fit gives: the model, or the average of its weights."""
         return cast(Classifier, self.average.module if self.average is not None else self.model)
@@ -255,7 +267,7 @@ class _Fit:
                 begun = now
                 advance(len(batch), **self.numbers())
                 if self.step % LOG_EVERY == 0:
-                    self.track({"loss": value, "lr": self.optimizer.param_groups[0]["lr"]})
+                    self.track({"loss": value, "lr": self.lr})
                 self.look()
                 if self.step % self.per_epoch == 0 or self.step == self.total:
                     self.end_epoch(epoch)
@@ -273,6 +285,9 @@ class _Fit:
         accelerator, value = self.job.accelerator, 0.0
         right: int | None = None
         self.set_lr(self.step)
+        if self.lr_scales is not None:
+            for name, group in zip(self.names, self.optimizer.param_groups, strict=True):
+                group["lr"] *= self.lr_scales.get(name, 1.0)
         self.optimizer.zero_grad()
         for part in batch.split(self.recipe.micro_batch):
             share = len(part) / len(batch)
@@ -307,7 +322,7 @@ class _Fit:
         if not math.isfinite(value):
             raise DivergedError(
                 f"{self.job.label}: the loss is {value} at step {self.step + 1} of {self.total} "
-                f"(lr {self.optimizer.param_groups[0]['lr']:.3g}); the last good one: "
+                f"(lr {self.lr:.3g}); the last good one: "
                 f"{self.last_good}. A smaller recipe.lr, recipe.clip_grad=1 or a longer "
                 "recipe.warmup_steps often helps."
             )
@@ -332,7 +347,7 @@ class _Fit:
     def numbers(self) -> dict[str, float]:
         """Means over the epoch so far; no accuracy where no loss calls the model on its batch."""
         s = self.sums
-        numbers = {"loss": s["loss"] / s["images"], "lr": self.optimizer.param_groups[0]["lr"]}
+        numbers = {"loss": s["loss"] / s["images"], "lr": self.lr}
         if s["judged"]:
             numbers["accuracy"] = 100 * s["correct"] / s["judged"]
         return numbers
@@ -453,7 +468,9 @@ class _first_output:  # noqa: N801 - reads as the statement it is
         self.hook.remove()
 
 
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> Optimizer:
+def make_optimizer(
+    recipe: Recipe, parameters: list[nn.Parameter] | list[dict[str, Any]]
+) -> Optimizer:
     """A class of torch.optim by its name in lower case, else one of timm's.
 
     `sgd` is torch's, without Nesterov; timm's optimizer of that name has Nesterov momentum.

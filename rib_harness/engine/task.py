@@ -113,10 +113,15 @@ class Task:
         return self.recipe.augment == "none"
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Updates of an epoch with the recipe as it is."""
+        return _Images(self).steps(self.recipe.batch_size)
+
+    @property
     def steps(self) -> int:
         """Updates of a fit with the recipe as it is."""
-        data, recipe = _Images(self), self.recipe
-        steps = recipe.epochs * data.steps(recipe.batch_size)
+        recipe = self.recipe
+        steps = recipe.epochs * self.steps_per_epoch
         return steps if recipe.max_steps is None else min(steps, recipe.max_steps)
 
     def project(self, logits: Tensor) -> Tensor:
@@ -233,6 +238,7 @@ class Task:
         ema: float | None = None,
         state: Mapping[str, Stateful] | None = None,
         after_step: Callable[[], None] | None = None,
+        lr_scales: Mapping[str, float] | None = None,
         **recipe: Any,
     ) -> Classifier:
         """Train what requires gradients in `model`; call it several times for several stages.
@@ -247,6 +253,8 @@ class Task:
             state: what else changes during the fit, saved and restored with it.
             after_step: called after each update, for a projection or an average; the gradients
                 that made it are still there. What it keeps belongs in `state`.
+            lr_scales: factors on the learning rate by the name of the model's parameter, 1 where
+                none is given; `after_step` may change them.
             recipe: values that replace the recipe's, e.g. `lr=task.recipe.lr / 2`.
         """
         if model is self.pretrained:
@@ -255,7 +263,14 @@ class Task:
                  "copy, task.pretrained.copy()."]
             )  # fmt: skip
         return self._fit(
-            model, loss or self.cross_entropy, _Images(self), recipe, ema, state, after_step
+            model,
+            loss or self.cross_entropy,
+            _Images(self),
+            recipe,
+            ema,
+            state,
+            after_step,
+            lr_scales,
         )
 
     def fit_head(self, model: Classifier, loss: Loss | None = None, **recipe: Any) -> Classifier:
@@ -357,6 +372,7 @@ class Task:
         ema: float | None = None,
         state: Mapping[str, Stateful] | None = None,
         after_step: Callable[[], None] | None = None,
+        lr_scales: Mapping[str, float] | None = None,
         whole: Callable[[Classifier], Classifier] = lambda model: model,
     ) -> Classifier:
         job = FitJob(
@@ -373,7 +389,10 @@ class Task:
             log=self.log,
         )
         changed = self.recipe.model_copy(update=dict(recipe))
-        return fit(model, loss, data, changed, job, ema=ema, state=state, after_step=after_step)
+        return fit(
+            model, loss, data, changed, job,
+            ema=ema, state=state, after_step=after_step, lr_scales=lr_scales,
+        )  # fmt: skip
 
     def _batch(self, pixels: Any, indices: Any) -> Batch:
         index = torch.from_numpy(indices)

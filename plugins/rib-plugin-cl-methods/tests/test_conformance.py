@@ -27,6 +27,8 @@ NEUTRAL = {
     "lwf:alpha=0": "ft",
     "feature-distill:lambda=0": "ft",
     "fsr:lambda=0,consistency=0": "ft",
+    "layer-decay:decay=1": "ft",
+    "lines:alpha=1": "ft",
     "ema:horizon=0": "ft",
     "lp-ft:lr_scale=1,lp=pretrained": "ft",
     "wise-ft:alpha=1": "ft",

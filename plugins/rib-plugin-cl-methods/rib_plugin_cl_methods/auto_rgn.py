@@ -1,0 +1,104 @@
+"""Auto-RGN: learning rates by relative gradient norms, surgical fine-tuning (Lee et al., 2023)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from rib_harness import Classifier, Task
+from rib_plugin_cl_methods.checks import expect
+
+
+@dataclass(frozen=True)
+class RelativeGradientNorms:
+    """Fine-tune most what the new images pull most, relative to its size.
+
+        lr_i = lr · r_i / max r,      r_i = mean over batches of ‖∂ CE / ∂θ_i‖ / ‖θ_i‖
+
+    for each tensor, from a few batches at the start of every epoch; the parameters of batch-norm
+    stay, as in the authors' code. Optimizer and schedule are the recipe's, and go on from epoch to
+    epoch, where the authors begin a new Adam; the few batches are drawn anew and seen without
+    dropout and with the running statistics. A tensor of zeros gets the largest rate.
+
+    Helps: where a shift asks for some layers only: the lowest for corruptions, its authors find,
+    the highest for new labels.
+
+    Cost: ft's, and a few more forward and backward passes an epoch.
+
+    Args:
+        batches: how many of them.
+
+    Source: arXiv:2210.11466 and its authors' code.
+    """
+
+    batches: int = 5
+
+    def __post_init__(self) -> None:
+        expect(self.batches >= 1, "auto-rgn", "batches ≥ 1", self.batches)
+
+    def finetune(self, task: Task) -> Classifier:
+        """Fine-tune with rates that are set anew at every epoch."""
+        model = task.pretrained.copy().to(task.device)
+        rates = Rates(task, model, self.batches)
+        return task.fit(
+            model, lr_scales=rates.scales, state={"rates": rates}, after_step=rates.follow
+        )
+
+
+class Rates:
+    """Factors on the learning rate by the name of the parameter, set anew at every epoch.
+
+    Args:
+        task: its images.
+        model: whose parameters.
+        batches: to measure on.
+    """
+
+    def __init__(self, task: Task, model: Classifier, batches: int):
+        self.task, self.model, self.batches = task, model, batches
+        self.generator = task.generator("auto-rgn")
+        self.step = 0
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.fixed = {id(p) for norm in norms for p in norm.parameters()}
+        self.scales: dict[str, float] = {}
+        self.measure()
+
+    def follow(self) -> None:
+        """Called after each update."""
+        self.step += 1
+        if self.step % self.task.steps_per_epoch == 0:
+            self.measure()
+
+    def measure(self) -> None:
+        """Set the factors by the model as it is."""
+        named = dict(self.model.named_parameters())
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        order = torch.randperm(len(self.task.images), generator=self.generator)
+        size = self.task.recipe.batch_size
+        total = torch.zeros(len(named), device=self.task.device)
+        for batch in self.task.batches(size, order[: self.batches * size]):
+            loss = self.task.cross_entropy(self.model, batch)
+            gradients = torch.autograd.grad(loss, list(named.values()))
+            ratios = [g.norm() / p.norm() for g, p in zip(gradients, named.values(), strict=True)]
+            total += torch.stack(ratios).detach()
+        for module, training in modes.items():
+            module.training = training
+        moving = [i for i, p in enumerate(named.values()) if id(p) not in self.fixed]
+        known = [float(total[i]) for i in moving if total[i].isfinite()]
+        largest = max(known, default=0.0) or 1.0
+        for i, name in enumerate(named):
+            ratio = float(total[i]) / largest if total[i].isfinite() else 1.0
+            self.scales[name] = ratio if i in moving else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes."""
+        return {"step": self.step, "scales": self.scales, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.step = state["step"]
+        self.scales.update(state["scales"])
+        self.generator.set_state(state["generator"])
