@@ -90,6 +90,10 @@ def register_methods() -> list[MethodSpec]:
               "A residual net behind frozen features.", "arXiv:2309.17002",
               version=2, trains="residual net, head", mergeable=False, fixes=(*ADAMW, "epochs"),
               knobs=(Knob("lr", 1e-4, 1e-2), Knob("mse", 0.1, 10.0))),
+        _spec("levi", "levi:LayerwiseEnsemble",
+              "A small net beside every layer of the frozen encoder.", "arXiv:2402.04644",
+              trains="small net, adapting layers, head", mergeable=False,
+              knobs=(RATE, Knob("width", values=(16, 32, 64)))),
         # Near the pretrained weights
         _spec("l2-sp", "l2_sp:L2SP",
               "Weight decay towards the pretrained weights.", "arXiv:1802.01483",
@@ -118,6 +122,12 @@ def register_methods() -> list[MethodSpec]:
         _spec("ftp", "ftp:FastTrainableProjection",
               "Projects every update to radii learned along the way.", "arXiv:2310.19182",
               knobs=(RATE, Knob("k", 0.0, 1.0, log=False))),
+        _spec("spd", "spd:SelectiveProjectionDecay",
+              "Draws back to θ₀ what runs on against its gradient.", "arXiv:2411.01713",
+              knobs=(RATE, Knob("lambda", 0.1, 2.0))),
+        _spec("mixout", "mixout:Mixout",
+              "Trains with random neurons' weights put back to θ₀.", "arXiv:1909.11299",
+              knobs=(RATE, Knob("p", values=(0.5, 0.7, 0.8, 0.9)))),
         # Near the pretrained answers or features
         _spec("lwf", "lwf:LearningWithoutForgetting",
               "Keeps the pretrained model's soft answers on the new images.", "arXiv:1606.09282",
@@ -127,6 +137,9 @@ def register_methods() -> list[MethodSpec]:
               "Keeps the pretrained features of the new images.", "arXiv:2405.16027",
               version=2,
               knobs=(RATE, Knob("lambda", 0.1, 100.0))),
+        _spec("ldifs", "ldifs:FeatureSpaceDistance",
+              "Keeps what every layer makes of the new images.", "arXiv:2308.13320",
+              knobs=(RATE, Knob("lambda", 0.1, 30.0))),
         # Averages of checkpoints
         _spec("wise-ft", "wise_ft:WiseFT",
               "Averages the weights before and after fine-tuning.", "arXiv:2109.01903", version=3,

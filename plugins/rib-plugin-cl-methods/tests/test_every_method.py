@@ -26,7 +26,7 @@ NETS: dict[str, Callable[[], Classifier]] = {
     "conv": tiny_classifier,
     "clip": lambda: tiny_clip()[0],
 }
-BOTH, VIT, CLIP = ("vit", "conv"), ("vit",), ("clip",)
+BOTH, VIT, CLIP, EVERY = ("vit", "conv"), ("vit",), ("clip",), ("vit", "conv", "clip")
 ALL, HEAD = r".*", r"head\..*"
 
 
@@ -77,6 +77,7 @@ CASES = {
         "lr_scale=1,tokens=3,depth=deep", r"(encoder\..*\.prompts|head\..*)", VIT, exact=False
     ),
     "nmtune": Case("lr=0.01,epochs=3", trains=HEAD),
+    "levi": Case("lr_scale=1,width=4", r"(encoder\.(small|adapt)\..*|head\..*)", EVERY),
     "l2-sp": Case(),
     "l1-sp": Case(),
     "ewc": Case("images=8"),
@@ -84,8 +85,11 @@ CASES = {
     "si": Case("old=old,c=0.001", fits=2),
     "tpgm": Case("iterations=6", fits=0),
     "ftp": Case(),
+    "spd": Case(nets=EVERY),
+    "mixout": Case("p=0.5", nets=EVERY),
     "lwf": Case(),
     "feature-distill": Case(),
+    "ldifs": Case(nets=EVERY),
     "wise-ft": Case(fits=0),
     "soup": Case(fits=0),
     "greedy-soup": Case(fits=0),
