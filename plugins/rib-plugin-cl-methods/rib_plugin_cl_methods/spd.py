@@ -70,7 +70,7 @@ class Decay:
             after = parameter - start
             ratio = ((after.norm() - before.norm()) / after.norm()).clamp(0, 1)
             runs_on = (parameter.grad * before).sum() > 0
-            parameter -= torch.where(runs_on, self.strength * ratio, 0.0) * after
+            parameter.sub_(torch.where(runs_on, self.strength * ratio, 0.0) * after)
             before.copy_(parameter - start)
 
     def state_dict(self) -> dict[str, object]:

@@ -267,15 +267,15 @@ def test_levi_joins_a_small_net_to_every_block() -> None:
 
 
 def test_levis_small_net_is_drawn_by_the_seed() -> None:
-    """Source: Kaiming's standard deviation √(2 / fan-in), and other draws for other seeds."""
-    first, second = (
-        caught(LayerwiseEnsemble(width=64), tiny_task(seed=seed))[0].encoder.small
-        for seed in (0, 1)
+    """Source: Kaiming's standard deviation √(2 / fan-in); other draws for other seeds, no others."""
+    method = LayerwiseEnsemble(width=64)
+    first, again, other = (
+        caught(method, tiny_task(seed=seed))[0].state_dict() for seed in (0, 0, 1)
     )
     for i, fan_in in ((0, 27), (3, 64 * 9), (6, 128 * 9)):
-        weight = first[i].weight  # type: ignore[index]
-        assert weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
-        assert not weight.equal(second[i].weight)  # type: ignore[index]
+        name = f"encoder.small.{i}.weight"
+        assert first[name].std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
+        assert first[name].equal(again[name]) and not first[name].equal(other[name])
 
 
 @pytest.mark.parametrize(
