@@ -19,10 +19,10 @@ class Mixout:
         L = CE(f_w(x), y),     w = ( m θ + (1 − m) θ₀ − p θ₀ ) / (1 − p),     m ~ Bernoulli(1 − p)
 
     Dropout towards θ₀ in place of 0: w is θ on average, and wandering off costs. As in the authors'
-    code m is drawn for each input of a layer, once for all its outputs; the weights of
-    linear layers are mixed, and nothing else is (biases, norms, embeddings); dropout proper is off
-    meanwhile. Convolutions, which they have none of, are mixed by input channel; the head, which is
-    pretrained in this protocol, like any linear layer. The result is θ itself, without mixing.
+    code, m is drawn for each input of a layer, once for all its outputs; weights of linear layers
+    are mixed, and not biases, norms or embeddings; dropout proper is off meanwhile. Here
+    convolutions, which they have none of, are mixed too, by input channel, and the head, which is
+    pretrained in this protocol. The result is θ itself, without mixing.
 
     As in their code too, θ gets m · ∂L/∂w: the gradient of L without its factor 1/(1 − p), by which
     the rare steps of a large p would be too long for SGD.
