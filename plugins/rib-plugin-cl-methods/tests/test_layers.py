@@ -267,7 +267,7 @@ def test_levi_joins_a_small_net_to_every_block() -> None:
 
 
 def test_levis_small_net_is_drawn_by_the_seed() -> None:
-    """Source: Kaiming's deviation √(2 / fan-in); the same for the same seed, another for another."""
+    """Source: Kaiming's deviation √(2 / fan-in); alike for one seed, unlike for two."""
     method = LayerwiseEnsemble(width=64)
     first, again, other = (
         caught(method, tiny_task(seed=seed))[0].state_dict() for seed in (0, 0, 1)
