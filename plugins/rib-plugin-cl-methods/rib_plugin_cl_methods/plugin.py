@@ -94,6 +94,10 @@ def register_methods() -> list[MethodSpec]:
               "A residual net behind frozen features.", "arXiv:2309.17002",
               version=2, trains="residual net, head", mergeable=False, fixes=(*ADAMW, "epochs"),
               knobs=(Knob("lr", 1e-4, 1e-2), Knob("mse", 0.1, 10.0))),
+        _spec("levi", "levi:LayerwiseEnsemble",
+              "A small net beside every layer of the frozen encoder.", "arXiv:2402.04644",
+              trains="small net, adapting layers, head", mergeable=False,
+              knobs=(RATE, Knob("width", values=(16, 32, 64)))),
         # Near the pretrained weights
         _spec("l2-sp", "l2_sp:L2SP",
               "Weight decay towards the pretrained weights.", "arXiv:1802.01483",
@@ -129,6 +133,12 @@ def register_methods() -> list[MethodSpec]:
         _spec("auto-rgn", "auto_rgn:RelativeGradientNorms",
               "Rates by how strongly the new images pull each tensor.", "arXiv:2210.11466",
               knobs=(RATE,)),
+        _spec("spd", "spd:SelectiveProjectionDecay",
+              "Draws back to θ₀ what runs on against its gradient.", "arXiv:2411.01713",
+              knobs=(RATE, Knob("lambda", 0.1, 2.0))),
+        _spec("mixout", "mixout:Mixout",
+              "Trains with random neurons' weights put back to θ₀.", "arXiv:1909.11299",
+              knobs=(RATE, Knob("p", values=(0.5, 0.7, 0.8, 0.9)))),
         # Near the pretrained answers or features
         _spec("lwf", "lwf:LearningWithoutForgetting",
               "Keeps the pretrained model's soft answers on the new images.", "arXiv:1606.09282",
@@ -150,6 +160,9 @@ def register_methods() -> list[MethodSpec]:
               "Half of each batch under the pretrained batch-norm statistics.",
               "arXiv:2303.11135", requires=("batch-norm",),
               knobs=(RATE, Knob("lambda", 0.1, 3.0))),
+        _spec("ldifs", "ldifs:FeatureSpaceDistance",
+              "Keeps what every layer makes of the new images.", "arXiv:2308.13320",
+              knobs=(RATE, Knob("lambda", 0.1, 30.0))),
         # Averages of checkpoints
         _spec("wise-ft", "wise_ft:WiseFT",
               "Averages the weights before and after fine-tuning.", "arXiv:2109.01903", version=3,

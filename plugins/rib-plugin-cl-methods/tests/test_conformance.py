@@ -16,6 +16,7 @@ REFERENCES = [
     "vpt:lr_scale=1,tokens=3,depth=deep",
     "moa:lr_scale=1,ranks=1+2",
     "adapter:lr_scale=1,reduction=2",
+    "levi:lr_scale=1,width=4",
 ]
 
 NEUTRAL = {
@@ -29,6 +30,9 @@ NEUTRAL = {
     "fsr:lambda=0,consistency=0": "ft",
     "layer-decay:decay=1": "ft",
     "lines:alpha=1": "ft",
+    "ldifs:lambda=0": "ft",
+    "spd:lambda=0": "ft",
+    "mixout:p=0": "ft",
     "ema:horizon=0": "ft",
     "lp-ft:lr_scale=1,lp=pretrained": "ft",
     "wise-ft:alpha=1": "ft",

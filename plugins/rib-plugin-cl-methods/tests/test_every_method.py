@@ -26,7 +26,7 @@ NETS: dict[str, Callable[[], Classifier]] = {
     "conv": tiny_classifier,
     "clip": lambda: tiny_clip()[0],
 }
-BOTH, VIT, CLIP = ("vit", "conv"), ("vit",), ("clip",)
+BOTH, VIT, CLIP, EVERY = ("vit", "conv"), ("vit",), ("clip",), ("vit", "conv", "clip")
 ALL, HEAD = r".*", r"head\..*"
 
 
@@ -55,7 +55,7 @@ CASES = {
     "lp": Case(trains=HEAD),
     "lp-ft": Case(),
     "ema": Case(),
-    "freeze-embed": Case(trains=r"(?!encoder\.(patch_embed|0|1)\.).*"),
+    "freeze-embed": Case(nets=EVERY, trains=r"(?!encoder\.(patch_embed|0|1)\.).*"),
     "bitfit": Case("lr_scale=1", trains=r"(.*bias|head\..*)"),
     "lora": Case("lr_scale=1,rank=2,alpha=2", trains=ADAPTERS),
     "lora:layers=q-v": Case(
@@ -78,28 +78,32 @@ CASES = {
         "lr_scale=1,tokens=3,depth=deep", r"(encoder\..*\.prompts|head\..*)", VIT, exact=False
     ),
     "nmtune": Case("lr=0.01,epochs=3", trains=HEAD),
+    "levi": Case("lr_scale=1,width=4", r"(encoder\.(small|adapt)\..*|head\..*)", EVERY),
     "l2-sp": Case(),
     "l1-sp": Case(),
     "ewc": Case("images=8"),
     "mas": Case("images=8,lambda=0.01"),
     "si": Case("old=old,c=0.001", fits=2),
-    "layer-decay": Case("decay=0.9"),
-    "auto-rgn": Case(),
+    "layer-decay": Case("decay=0.9", nets=EVERY),
+    "auto-rgn": Case(nets=EVERY),
     "tpgm": Case("iterations=6", fits=0),
     "ftp": Case(),
+    "spd": Case(nets=EVERY),
+    "mixout": Case("p=0.5", nets=EVERY),
     "lwf": Case(),
     "feature-distill": Case(),
-    "self-distillation": Case(fits=2),
-    "fsr": Case(),
+    "self-distillation": Case(nets=EVERY, fits=2),
+    "fsr": Case(nets=EVERY),
     "twins": Case(nets=("conv",)),
+    "ldifs": Case(nets=EVERY),
     "wise-ft": Case(fits=0),
-    "lines": Case(fits=0),
+    "lines": Case(nets=EVERY, fits=0),
     "soup": Case(fits=0),
     "greedy-soup": Case(fits=0),
     "model-stock": Case(fits=0),
-    "ensemble": Case(fits=0, exact=False),
-    "ensemble:average=logits": Case("average=logits", fits=0),
-    "dawin": Case(fits=0),
+    "ensemble": Case(nets=EVERY, fits=0, exact=False),
+    "ensemble:average=logits": Case("average=logits", nets=EVERY, fits=0),
+    "dawin": Case(nets=EVERY, fits=0),
     "best-of": Case("members=ft+lwf", fits=0),
     "flyp": Case("lr=0.01", r"(encoder|text)\..*", CLIP),
     "carot": Case("lr=0.01,orthogonality=0.01", r"(encoder|text)\..*", CLIP),
