@@ -59,6 +59,10 @@ def register_methods() -> list[MethodSpec]:
               presets={"paper": {"alpha": 1.0, "layers": "q-v", "train_head": False,
                                  "lr_scale": 1.0}},
               knobs=(RATE, Knob("rank", values=(2, 4, 8, 16)))),
+        _spec("sparse-lowrank", "sparse_lowrank:SparseLowRank",
+              "Trains a low-rank update and a few single entries of each weight.",
+              "arXiv:2111.00160", trains="low-rank updates, single entries, head",
+              knobs=(RATE, Knob("rank", values=(4, 8, 16)), Knob("sparse", values=(16, 64, 256)))),
         _spec("dora", "dora:WeightDecomposedAdaptation",
               "LoRA on a weight's direction, with a magnitude of its own.", "arXiv:2402.09353",
               trains="low-rank updates, magnitudes, head",
@@ -163,6 +167,11 @@ def register_methods() -> list[MethodSpec]:
         _spec("ldifs", "ldifs:FeatureSpaceDistance",
               "Keeps what every layer makes of the new images.", "arXiv:2308.13320",
               knobs=(RATE, Knob("lambda", 0.1, 30.0))),
+        # With data of the pretraining
+        _spec("pretraining-data", "pretraining_data:PretrainingData",
+              "Trains on the pretraining's images that are like the new ones, too.",
+              "arXiv:2111.12292", reads=("{data}",),
+              knobs=(RATE, Knob("weight", 0.1, 10.0))),
         # Averages of checkpoints
         _spec("wise-ft", "wise_ft:WiseFT",
               "Averages the weights before and after fine-tuning.", "arXiv:2109.01903", version=3,

@@ -68,7 +68,8 @@ class Decay:
                 continue
             start, before = self.start[name], self.moves[name]
             after = parameter - start
-            ratio = ((after.norm() - before.norm()) / after.norm()).clamp(0, 1)
+            length = after.norm().clamp_min(torch.finfo(after.dtype).tiny)
+            ratio = ((length - before.norm()) / length).clamp(0, 1)
             runs_on = (parameter.grad * before).sum() > 0
             parameter.sub_(torch.where(runs_on, self.strength * ratio, 0.0) * after)
             before.copy_(parameter - start)

@@ -26,6 +26,7 @@ from rib_plugin_cl_methods.importance import mean_over_images, normalised
 from rib_plugin_cl_methods.l1_sp import L1SP
 from rib_plugin_cl_methods.l2_sp import L2SP
 from rib_plugin_cl_methods.mas import MemoryAwareSynapses
+from rib_plugin_cl_methods.pretraining_data import PretrainingData
 from rib_plugin_cl_methods.projection import projected
 from rib_plugin_cl_methods.self_distillation import SelfDistillation
 from rib_plugin_cl_methods.si import PathIntegral, SynapticIntelligence
@@ -416,6 +417,52 @@ def test_feature_distillation_trains_with_that_penalty() -> None:
     assert_near(result, descended(task, 3, extra=drift))
     with pytest.raises(AssertionError):
         assert_near(result, FineTuning().finetune(plain_task(epochs=3)))
+
+
+# pretraining-data
+
+
+def test_old_images_that_are_like_the_new_ones_are_chosen() -> None:
+    """Source: cosines with the classes' mean directions, by loops in numpy."""
+    task = plain_task()
+    chosen = PretrainingData("other", share=0.25).nearest(task, task.on("other"))
+    with torch.no_grad():
+        new, old = (
+            task.pretrained.encoder(inputs_of(images)).double().numpy()
+            for images in (task.images, OTHER)
+        )
+    new, old = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (new, old))
+    labels = np.array(task.images.labels)
+    nearness = []
+    for row in old:
+        means = [new[labels == k].mean(0) for k in np.unique(labels)]
+        nearness.append(max(row @ mean / np.linalg.norm(mean) for mean in means))
+    assert chosen.tolist() == np.argsort(-np.array(nearness))[:6].tolist()
+
+
+def test_both_losses_are_weighed_and_the_old_images_are_drawn_from_the_chosen() -> None:
+    """Source: cross-entropy in plain torch; the indices that the loss asks for."""
+    method = PretrainingData("other", weight=0.3, share=0.25)
+    model, loss = loss_of(method, task := plain_task())
+    moved(model)
+    old, asked = task.on("other"), []
+    batches = old.batches
+
+    def watched(size: int, order: Tensor) -> Any:
+        asked.append(order.tolist())
+        return batches(size, order)
+
+    old.batches = watched  # type: ignore[method-assign]
+    batch = next(task.batches(24))
+    value = loss(model, batch).item()
+    (drawn,) = asked
+    chosen = set(method.nearest(task, plain_task().on("other")).tolist())
+    assert set(drawn) <= chosen and len(drawn) == 24 and len(set(drawn)) > 3
+    with torch.no_grad():
+        learned = F.cross_entropy(model(inputs_of(task.images)), torch.tensor(task.images.labels))
+        x, y = inputs_of(OTHER)[drawn], torch.tensor(OTHER.labels)[drawn]
+        expected = learned + 0.3 * F.cross_entropy(model(x), y)
+    assert value == pytest.approx(expected.item(), rel=1e-5)
 
 
 # self-distillation

@@ -7,6 +7,8 @@ from rib_harness.testing import parametrize_with_checks, tiny_classifier, tiny_v
 #: Methods that need an option, and others with one that changes much, or suits nets this small.
 REFERENCES = [
     "si:old=old,c=0.001",
+    "pretraining-data:data=old",
+    "sparse-lowrank:lr_scale=1,rank=2,sparse=3",
     "best-of:members=ft+lwf",
     "lora:lr_scale=1,rank=2,alpha=2",
     "lora:lr_scale=1,layers=q-v,rank=2,train_head=false",
@@ -25,6 +27,7 @@ NEUTRAL = {
     "ewc:lambda=0,images=2": "ft",
     "mas:lambda=0,images=2": "ft",
     "si:old=old,c=0": "ft",
+    "pretraining-data:data=old,weight=0": "ft",
     "lwf:alpha=0": "ft",
     "feature-distill:lambda=0": "ft",
     "fsr:lambda=0,consistency=0": "ft",

@@ -61,6 +61,9 @@ CASES = {
     "lora:layers=q-v": Case(
         "lr_scale=1,layers=q-v,rank=2,train_head=false", r".*\.qkv\.param.*\.0\.[ab]", VIT
     ),
+    "sparse-lowrank": Case(
+        "lr_scale=1,rank=2,sparse=3", r"(encoder\..*\.weight\.0\.[abs]|head\..*)"
+    ),
     "dora": Case("lr_scale=1,rank=2,alpha=2", trains=ADAPTERS),
     "vera": Case("lr_scale=1,rank=4", trains=ADAPTERS, nets=VIT),
     "boft": Case("lr_scale=1", trains=ADAPTERS, nets=VIT),
@@ -83,6 +86,7 @@ CASES = {
     "l1-sp": Case(),
     "ewc": Case("images=8"),
     "mas": Case("images=8,lambda=0.01"),
+    "pretraining-data": Case("data=old", nets=EVERY),
     "si": Case("old=old,c=0.001", fits=2),
     "layer-decay": Case("decay=0.9", nets=EVERY),
     "auto-rgn": Case(nets=EVERY),

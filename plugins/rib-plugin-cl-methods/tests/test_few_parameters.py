@@ -19,6 +19,7 @@ from rib_plugin_cl_methods.dora import WeightDecomposedAdaptation
 from rib_plugin_cl_methods.lora import LowRankAdaptation
 from rib_plugin_cl_methods.moa import Mixture, MixtureOfAdapters, unbalance
 from rib_plugin_cl_methods.nmtune import NoisyModelTuning
+from rib_plugin_cl_methods.sparse_lowrank import SparseLowRank
 from rib_plugin_cl_methods.vera import VectorAdaptation
 from rib_plugin_cl_methods.visual_prompt import VisualPrompt
 from rib_plugin_cl_methods.vpt import VisualPromptTuning
@@ -511,6 +512,40 @@ def test_experts_and_routers_are_trained_by_hand(
     assert_near({name: result[name] for name in own}, own, atol=1e-4)
     begun = leaves(start, ".route")
     assert max((result[name] - p).abs().max() for name, p in begun.items()) > 1e-5
+
+
+# sparse-lowrank
+
+
+@pytest.mark.parametrize(("kind", "name"), [("timm", "blocks.1.attn.qkv"), ("conv", "0")])
+def test_both_updates_are_added_to_the_weight(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Source: the sum, and the places of the largest entries, in numpy."""
+    task, caught = task_on(kind), []
+
+    def fit(model: Classifier, **recipe: Any) -> Classifier:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for key, parameter in model.encoder.named_parameters():
+                if parameter.requires_grad:
+                    caught.append(key)
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        layer = model.encoder.get_submodule(name)
+        (update,) = layer.parametrizations.weight  # type: ignore[union-attr, misc]
+        caught.append({key: getattr(update, key).detach().numpy() for key in ("a", "b", "s")})
+        return model
+
+    monkeypatch.setattr(task, "fit", fit)
+    result = SparseLowRank(2, 3.0, sparse=4).finetune(task)
+    parts = caught.pop()
+    assert all(key.rpartition(".")[2] in ("a", "b", "s") for key in caught)
+    before = task.pretrained.encoder.get_submodule(name).weight.detach().double().numpy()  # type: ignore[operator, union-attr]
+    expected = before.reshape(len(before), -1) + 1.5 * parts["b"].astype(float) @ parts["a"]
+    places = np.argsort(-np.abs(before).ravel())[:4]
+    expected.ravel()[places] += parts["s"]
+    after = result.encoder.get_submodule(name).weight.detach().numpy()  # type: ignore[operator, union-attr]
+    np.testing.assert_allclose(after.reshape(expected.shape), expected, rtol=1e-4, atol=1e-5)
 
 
 # nmtune
