@@ -87,6 +87,11 @@ def reads_of(method: Bound) -> list[str]:
     return [text for text in _filled(method, "reads") if text != "None"]
 
 
+def teachers_of(method: Bound) -> list[str]:
+    """References of the other backbones that a method learns from."""
+    return [text for text in _filled(method, "teachers") if text != "None"]
+
+
 def _filled(method: Bound, field: str) -> list[str]:
     """The references in a field of the spec, filled from the method's options."""
     with guarded(f"{method.component.what}: {field}={getattr(method.spec, field)!r}"):
@@ -98,7 +103,7 @@ def _filled(method: Bound, field: str) -> list[str]:
         if given.count("(") != given.count(")"):
             raise ConfigError([f"{method.component.what}: a bracket is not closed in {given!r}."])
         if not members or not all(members) or (len(members) > 1 and not several):
-            one = "one dataset" if field == "reads" else "one method"
+            one = {"reads": "one dataset", "teachers": "one backbone"}.get(field, "one method")
             expected = "methods joined by +" if several else one
             raise ConfigError([f"{method.component.what}: expected {expected}, got {given!r}."])
         references += members
@@ -157,11 +162,13 @@ def check_composition(
                     f"to {method.spec.name}."
                 ]
             )
-        if needs_of(catalog, called, preset) or reads_of(called) or called.spec.holds_out:
+        inputs: list[object] = [*needs_of(catalog, called, preset)]
+        inputs += [*reads_of(called), *teachers_of(called)]
+        if inputs or called.spec.holds_out:
             raise ConfigError(
                 [
                     f"{method.label} cannot run {called.label} from another start: that one "
-                    "starts from checkpoints, or reads data, of its own."
+                    "starts from checkpoints, learns from backbones, or reads data, of its own."
                 ]
             )
 

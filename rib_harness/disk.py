@@ -55,6 +55,7 @@ def needed(
         else:
             total["features"] += step.images * 4 * (FEATURE + len(step.dataset.images.classes))
         read = [(step.dataset, step.preprocess), *step.reads.values(), *step.probes.values()]
+        read += [(step.dataset, preprocess) for _, preprocess in step.teachers.values()]
         for dataset, preprocess in read:
             size = len(dataset.images) * 3 * preprocess.size**2
             if size <= pack_limit():

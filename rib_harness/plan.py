@@ -28,6 +28,7 @@ from rib_harness.composition import (
     missing_parts,
     needs_of,
     reads_of,
+    teachers_of,
 )
 from rib_harness.config import Recipe, RunConfig, make_recipe
 from rib_harness.errors import ConfigError, DataError, PluginError, RibError, nearest
@@ -102,6 +103,8 @@ class Step:
         needs: for a fine-tuning step, reference → step of the checkpoint that it starts from.
         calls: reference → method that it runs itself.
         reads: datasets that it reads beside the fine-tuning set, each with its preprocessing.
+        teachers: other backbones that it learns from, each with its own preprocessing of the
+            fine-tuning set.
         model: the step that made the checkpoint that is evaluated; None is the untouched one.
         probes: datasets that are measured while it trains, each with its preprocessing.
     """
@@ -123,6 +126,9 @@ class Step:
     needs: Mapping[str, Step] = field(default_factory=dict, repr=False)
     calls: Mapping[str, Bound] = field(default_factory=dict, repr=False)
     reads: Mapping[str, tuple[PlannedDataset, Preprocess]] = field(default_factory=dict, repr=False)
+    teachers: Mapping[str, tuple[PlannedBackbone, Preprocess]] = field(
+        default_factory=dict, repr=False
+    )
     pre: Step | None = field(default=None, repr=False)
     model: Step | None = field(default=None, repr=False)
     probes: Mapping[str, tuple[PlannedDataset, Preprocess]] = field(
@@ -274,19 +280,17 @@ class _Planner:
         )
         methods = [entry.method for entry in entries]
         for bound in backbones:
-            space, family = bound.spec.label_space, getattr(bound.spec, "family", False)
-            if space != self.spec.label_space:
-                raise ConfigError(
-                    [
-                        f"The backbone {bound.label} is over {space.name} ({space.size} classes); "
-                        f"the suite {self.spec.name} is over {self.spec.label_space.name} "
-                        f"({self.spec.label_space.size} classes)."
-                        + (" Another set of classes needs a backbone plugin." if family else "")
-                    ]
-                )
+            self._check_classes(bound)
         self._check_suite(members)
         for method in methods:
             check_composition(self.catalog, method, self.config.preset)
+        teachers = {
+            text: self._bind("backbone", text)
+            for method in methods
+            for text in self._all_teachers(method)
+        }
+        for bound in teachers.values():
+            self._check_classes(bound)
         self.options = self._dataset_options(
             [name for method in methods for name in self._all_reads(method)]
         )
@@ -295,6 +299,9 @@ class _Planner:
         self.read = self._read_too(methods, scoring)
         self.datasets = self._open(scoring)
         planned = [PlannedBackbone(bound, self._identify(bound)) for bound in backbones]
+        self.teachers = {
+            text: PlannedBackbone(bound, self._identify(bound)) for text, bound in teachers.items()
+        }
         self._check_parts(planned, methods)
         accepted = self.config.accept_license
         free = [m for m in members if self.datasets[m].bound.spec.may_train]
@@ -478,6 +485,19 @@ class _Planner:
                 expected[name] = Expected(facts.accuracy[name], whole, source=facts.source)
         return expected
 
+    def _check_classes(self, bound: Bound) -> None:
+        """A backbone must be over the suite's classes."""
+        space, family = bound.spec.label_space, getattr(bound.spec, "family", False)
+        if space != self.spec.label_space:
+            raise ConfigError(
+                [
+                    f"The backbone {bound.label} is over {space.name} ({space.size} classes); "
+                    f"the suite {self.spec.name} is over {self.spec.label_space.name} "
+                    f"({self.spec.label_space.size} classes)."
+                    + (" Another set of classes needs a backbone plugin." if family else "")
+                ]
+            )
+
     def _check_suite(self, members: Sequence[str]) -> None:
         """What a suite names twice would be counted twice.
 
@@ -641,6 +661,10 @@ class _Planner:
         inner = [need.method for need in needs_of(self.catalog, method, self.config.preset)]
         return [*reads_of(method), *(name for one in inner for name in self._all_reads(one))]
 
+    def _all_teachers(self, method: Bound) -> list[str]:
+        inner = [need.method for need in needs_of(self.catalog, method, self.config.preset)]
+        return [*teachers_of(method), *(t for one in inner for t in self._all_teachers(one))]
+
     def _check_parts(self, backbones: Sequence[PlannedBackbone], methods: Sequence[Bound]) -> None:
         """Raise for every method that needs what a backbone does not have."""
         problems = []
@@ -692,6 +716,10 @@ class _Planner:
             for name in reads_of(method)
         }
         dataset = self.datasets[source]
+        teachers = {
+            text: (self.teachers[text], self._preprocess(self.teachers[text], dataset))
+            for text in teachers_of(method)
+        }
         inputs = {
             "kind": "finetune",
             "engine": ENGINE,
@@ -708,6 +736,11 @@ class _Planner:
                 for name, (one, preprocess) in reads.items()
             },
         }
+        if teachers:
+            inputs["teachers"] = {
+                text: {**one.inputs(), "preprocess": preprocess.to_json()}
+                for text, (one, preprocess) in teachers.items()
+            }
         probes = self._probes(backbone)
         if probes:
             inputs["probe"] = {
@@ -721,7 +754,7 @@ class _Planner:
         return self._add(
             "finetune", parts, inputs, backbone, dataset,
             updates=updates, method=method, recipe=recipe, seed=seed, split=split, needs=needs,
-            calls=calls, reads=reads, pre=pre, probes=probes,
+            calls=calls, reads=reads, teachers=teachers, pre=pre, probes=probes,
         )  # fmt: skip
 
     def _probes(self, backbone: PlannedBackbone) -> dict[str, tuple[PlannedDataset, Preprocess]]:

@@ -395,9 +395,16 @@ class _Walk:
         """Threads of torch that work on it, on a CPU."""
         return number_for(self.pretrained(step.backbone), self.session.config.threads)
 
-    def pixels_to_train_on(self, step: Step) -> tuple[Pixels, Pixels | None]:
-        """The fine-tuning set without the images that the recipe leaves out, and the held-out."""
-        pixels, held = self.pixels(step), None
+    def pixels_to_train_on(
+        self, step: Step, preprocess: Preprocess | None = None
+    ) -> tuple[Pixels, Pixels | None]:
+        """The fine-tuning set without the images that the recipe leaves out, and the held-out.
+
+        Args:
+            step: whose.
+            preprocess: another than the step's own.
+        """
+        pixels, held = self.pixels_of(step.dataset, preprocess or step.preprocess), None
         if step.recipe is None:
             raise TypeError(step)
         rest = np.arange(len(pixels))
@@ -582,6 +589,10 @@ class _Walk:
             before = pretrained.fingerprint()
             pixels, held = self.pixels_to_train_on(step)
             datasets = {name: self.pixels_of(*one) for name, one in step.reads.items()}
+            teachers = {
+                text: (self.own(one), self.pixels_to_train_on(step, preprocess)[0])
+                for text, (one, preprocess) in step.teachers.items()
+            }
             given = {"": pixels, **({"held_out": held} if held else {}), **datasets}
             labels = {name: one.images.labels.copy() for name, one in given.items()}
             task = Task(
@@ -596,6 +607,7 @@ class _Walk:
                 checkpoints={r: self.load(s, step.backbone) for r, s in needs.items()},
                 methods={reference: one.build() for reference, one in step.calls.items()},
                 datasets=datasets,
+                teachers=teachers,
                 text=getattr(step.backbone.bound.build(), "text_tower", None),
                 work=self.work_of(step),
                 save_every=self.session.config.save_every,
@@ -869,6 +881,7 @@ class _Walk:
             *([step.method] if step.method is not None else []),
             *step.calls.values(),
             *(dataset.bound for dataset, _ in step.reads.values()),
+            *(teacher.bound for teacher, _ in step.teachers.values()),
         ]
         components = {one.component.what: one.component for one in bound}.values()
         return {

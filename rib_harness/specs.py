@@ -211,6 +211,8 @@ class MethodSpec(Spec):
         calls: references of methods that it runs itself, from a start of its own.
         reads: names of datasets that it reads beside the fine-tuning set; none of those that
             score the run may be among them.
+        teachers: references of other backbones that it learns from; `"{teacher}"` is filled from
+            its own option.
         requires: parts that the backbone must have: `"blocks"`, `"qkv"`, `"batch-norm"` (see
             `parts_of`), `"text-tower"` or `"projection"` (see `TextTower`);
             `"qkv:layers=q-v"` only with that option.
@@ -231,6 +233,7 @@ class MethodSpec(Spec):
     needs: tuple[str, ...] = ()
     calls: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     holds_out: float = 0.0
     mergeable: bool = True

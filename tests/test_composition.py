@@ -148,7 +148,7 @@ def test_a_member_that_is_missing_or_unknown_is_refused() -> None:
     for text in ("ft+", "", "+ft", "ft++lwf"):
         assert f"expected methods joined by +, got {text!r}" in problem(f"soup:members={text}")
     assert "No method is called 'lwff'. Did you mean 'lwf'?" in problem("soup:members=ft+lwff")
-    assert "No method is called 'ewv'. Did you mean 'ewc'?" in problem("wise-ft:base=ewv")
+    assert "No method is called 'ewwc'. Did you mean 'ewc'?" in problem("wise-ft:base=ewwc")
     assert "has no option 'lamda'. Did you mean 'lambda'" in problem("wise-ft:base=(ewc:lamda=1)")
     assert "cannot run wise-ft from another start" in problem("lp-ft:second=wise-ft")
     assert "cannot run lp-ft from another start" in problem("lp-ft:second=lp-ft")

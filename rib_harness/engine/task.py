@@ -57,6 +57,8 @@ class Task:
         checkpoints: the classifiers of the methods that this one `needs`, by reference.
         methods: those that it `calls`, by reference.
         datasets: those that it `reads`, by name.
+        teachers: other backbones that it learns from, by reference, each with the fine-tuning set
+            as it sees it.
         held: the part of the fine-tuning set that is not trained on.
         text: makes the backbone's text tower.
         facts: what the method reports, see `report`.
@@ -74,6 +76,7 @@ class Task:
     checkpoints: Mapping[str, Classifier] = field(default_factory=dict)
     methods: Mapping[str, Method] = field(default_factory=dict)
     datasets: Mapping[str, Pixels] = field(default_factory=dict)
+    teachers: Mapping[str, tuple[Classifier, Pixels]] = field(default_factory=dict)
     held: Pixels | None = None
     text: Callable[[], TextTower] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -308,6 +311,32 @@ class Task:
         """
         return self._remembered(model.frozen().to(self.device))
 
+    def answers_of_teacher(self, reference: str) -> Callable[[Batch], Tensor]:
+        """Another backbone's logits for a batch's images, (N, label space).
+
+        It sees them through its own preprocessing, and without augmentation.
+
+        Args:
+            reference: as in the method's `teachers`.
+        """
+        reference = one_reference(reference)
+        if reference not in self.teachers:
+            raise ConfigError([f"{self.label}: declare the backbone {reference!r} in `teachers`."])
+        classifier, pixels = self.teachers[reference]
+        classifier = classifier.frozen().to(self.device)
+        recipe = self.recipe.model_copy(update={"augment": "none"})
+        seen = replace(self, pretrained=classifier, pixels=pixels, recipe=recipe, held=None)
+        if (kept := seen._kept(classifier)) is not None:
+            return lambda batch: kept[batch.index]
+
+        def answer(batch: Batch) -> Tensor:
+            (same,) = seen.batches(len(batch), batch.index.cpu())
+            with torch.no_grad():
+                logits: Tensor = classifier(same.images)
+            return logits
+
+        return answer
+
     def features_of(self, model: Classifier) -> Callable[[Batch], Tensor]:
         """A frozen copy's features for a batch, (N, D); kept as `answers_of` keeps."""
         return self._remembered(model.frozen().to(self.device).features)
@@ -347,10 +376,7 @@ class Task:
         return model.eval()
 
     def _remembered(self, function: Callable[[Tensor], Tensor]) -> Callable[[Batch], Tensor]:
-        with torch.no_grad():
-            first = function(next(self.batches(1)).images)
-        if self.repeats_images and first.shape[1] * 4 * len(self.pixels) <= KEEP_LIMIT:
-            kept = self._all_rows(function)
+        if (kept := self._kept(function)) is not None:
             return lambda batch: kept[batch.index]
 
         def answer(batch: Batch) -> Tensor:
@@ -358,6 +384,13 @@ class Task:
                 return function(batch.images)
 
         return answer
+
+    def _kept(self, function: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """A row an image, where the images repeat and the rows fit in memory."""
+        with torch.no_grad():
+            first = function(next(self.batches(1)).images)
+        fits = first.shape[1] * 4 * len(self.pixels) <= KEEP_LIMIT
+        return self._all_rows(function) if self.repeats_images and fits else None
 
     def _all_rows(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.no_grad():

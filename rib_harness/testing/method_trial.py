@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 
 from rib_harness.catalog import Bound, Catalog
-from rib_harness.composition import calls_of, missing_parts, needs_of, reads_of
+from rib_harness.composition import calls_of, missing_parts, needs_of, reads_of, teachers_of
 from rib_harness.engine.classifier import Classifier
 from rib_harness.engine.data import Pixels
 from rib_harness.engine.device import seeded
@@ -88,6 +88,7 @@ class MethodTrial:
                 for reference, one in calls_of(self.catalog, self.bound, "default").items()
             },
             datasets={name: tiny_images(16, seed=7) for name in reads_of(self.bound)},
+            teachers={text: tiny_classifier(seed=5) for text in teachers_of(self.bound)},
             held=tiny_images(12, seed=9) if held else None,
             text=text,
             work=work,

@@ -181,6 +181,7 @@ def tiny_task(
     checkpoints: dict[str, Classifier] | None = None,
     methods: Mapping[str, Any] | None = None,
     datasets: Mapping[str, ImageSet] | None = None,
+    teachers: Mapping[str, Classifier] | None = None,
     held: ImageSet | None = None,
     text: TextTower | None = None,
     work: Path | None = None,
@@ -195,6 +196,7 @@ def tiny_task(
         checkpoints: what the method needs.
         methods: what it calls.
         datasets: what it reads.
+        teachers: other backbones that it learns from.
         held: images that are not trained on.
         text: the backbone's text tower.
         work: folder for the state of the fits; None keeps none.
@@ -206,15 +208,20 @@ def tiny_task(
     def pixels(one: ImageSet) -> Pixels:
         return Pixels(one, TINY, workers=1, pack=False)
 
+    images = images or tiny_images()
     return Task(
         pretrained=pretrained or tiny_classifier(),
-        pixels=pixels(images or tiny_images()),
+        pixels=pixels(images),
         recipe=Recipe(**settings),
         seed=seed,
         accelerator=make_accelerator("cpu", settings.get("precision", "fp32")),
         checkpoints=checkpoints or {},
         methods=methods or {},
         datasets={name: pixels(one) for name, one in (datasets or {}).items()},
+        teachers={
+            name: (one, Pixels(images, one.preprocess, workers=1, pack=False))
+            for name, one in (teachers or {}).items()
+        },
         held=pixels(held) if held is not None else None,
         text=(lambda: text) if text is not None else None,
         work=work,

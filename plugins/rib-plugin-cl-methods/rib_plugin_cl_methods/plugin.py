@@ -167,6 +167,10 @@ def register_methods() -> list[MethodSpec]:
         _spec("ldifs", "ldifs:FeatureSpaceDistance",
               "Keeps what every layer makes of the new images.", "arXiv:2308.13320",
               knobs=(RATE, Knob("lambda", 0.1, 30.0))),
+        _spec("dp-transfer", "dp_transfer:PartitionedTransfer",
+              "Learns from another backbone where that one is the better.", "arXiv:2310.17653",
+              teachers=("{teacher}",),
+              knobs=(RATE, Knob("lambda", 0.1, 10.0), Knob("temperature", values=(1.0, 2.0, 4.0)))),
         # With data of the pretraining
         _spec("pretraining-data", "pretraining_data:PretrainingData",
               "Trains on the pretraining's images that are like the new ones, too.",

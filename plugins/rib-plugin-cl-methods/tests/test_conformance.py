@@ -8,6 +8,7 @@ from rib_harness.testing import parametrize_with_checks, tiny_classifier, tiny_v
 REFERENCES = [
     "si:old=old,c=0.001",
     "pretraining-data:data=old",
+    "dp-transfer:teacher=another",
     "sparse-lowrank:lr_scale=1,rank=2,sparse=3",
     "best-of:members=ft+lwf",
     "lora:lr_scale=1,rank=2,alpha=2",
@@ -29,6 +30,7 @@ NEUTRAL = {
     "si:old=old,c=0": "ft",
     "pretraining-data:data=old,weight=0": "ft",
     "lwf:alpha=0": "ft",
+    "dp-transfer:teacher=another,lambda=0": "ft",
     "feature-distill:lambda=0": "ft",
     "fsr:lambda=0,consistency=0": "ft",
     "layer-decay:decay=1": "ft",
