@@ -20,7 +20,10 @@ PREPROCESS = Preprocess(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WEIGHTS = Path(__file__).with_name("weights")
 
 #: Architecture, and after a dash what is other in its pretraining.
-Kind = Literal["vit", "conv", "vit-380", "vit-190", "vit-95", "vit-plain"]
+Kind = Literal[
+    "vit", "conv", "vit-380", "vit-190", "vit-95", "vit-plain",
+    "vit-at-300", "vit-at-600", "vit-at-1200",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class DigitsBackbone:
 
     Args:
         kind: `"vit"` or `"conv"`, pretrained on all 760 training images, augmented; `"vit-380"`
-            and so on, on so many of them; `"vit-plain"`, without augmentation.
+            and so on, on so many of them; `"vit-plain"`, without augmentation; `"vit-at-300"` and so
+            on, stopped after so many of the 1 800 updates.
         pretrained: False keeps the initial, random weights.
     """
 

@@ -51,6 +51,12 @@ _BACKBONES = {
     "vit-190": (f"{_VIT}; a quarter of the pretraining.", "190 digits + augment", 190),
     "vit-95": (f"{_VIT}; an eighth of the pretraining.", "95 digits + augment", 95),
     "vit-plain": (f"{_VIT}; not augmented.", "760 digits", 760),
+    **{
+        f"vit-at-{updates}": (
+            f"{_VIT}; after {updates:,} of 1,800 updates.", "760 digits + augment", 760
+        )
+        for updates in (300, 600, 1200)
+    },
 }
 
 

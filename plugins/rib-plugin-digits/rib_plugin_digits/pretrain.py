@@ -37,6 +37,7 @@ class Pretraining:
         lr: peak learning rate.
         images: of the training split.
         augment: whether on random views of them.
+        stop: after so many of the updates; 0 does all of them.
     """
 
     make: Callable[[], Classifier] = vit
@@ -44,6 +45,7 @@ class Pretraining:
     lr: float = 1.5e-3
     images: int = 760
     augment: bool = True
+    stop: int = 0
 
 
 PRETRAININGS = {
@@ -53,6 +55,9 @@ PRETRAININGS = {
     "vit-190": Pretraining(images=190),
     "vit-95": Pretraining(images=95),
     "vit-plain": Pretraining(augment=False),
+    "vit-at-300": Pretraining(stop=300),
+    "vit-at-600": Pretraining(stop=600),
+    "vit-at-1200": Pretraining(stop=1200),
 }
 
 
@@ -82,7 +87,7 @@ def pretrain(how: Pretraining) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         classifier.train()
-        for _ in range(how.updates // an_epoch):
+        for _ in range((how.stop or how.updates) // an_epoch):
             for chosen in torch.randperm(len(images), generator=generator).split(BATCH):
                 views = augmented(images[chosen], generator) if how.augment else images[chosen]
                 loss = F.cross_entropy(classifier(views), labels[chosen], label_smoothing=0.05)
