@@ -618,7 +618,8 @@ def test_without_features_the_page_says_why_and_shows_none(toy: Toy) -> None:
     path = other.store.folder(key) / "features.safetensors"
     path.write_bytes(path.read_bytes()[:50])
     page = Page(other.page())
-    assert "No nearest images of the fine-tuning set for some:" in page.text
+    told = "set for some: the features of toy-b are missing or damaged."
+    assert f"No nearest images of the fine-tuning {told}" in page.text
     assert "toy-b" not in page.text.partition("can be found:")[2].partition(";")[0]
 
 

@@ -176,12 +176,17 @@ class _Reader:
         if place not in self._kept:
             self._kept[place] = None
             key = self.keys.get(encoder, {}).get(dataset)
-            if key is not None and self.store.done(key) is not None:
+            if key is not None and self.store.done(key) is None:
+                self._tell(f"the features of {dataset} are missing or damaged")
+            elif key is not None:
                 try:
                     self._kept[place] = Features.read(self.store.file(key, FEATURES))
                 except StoreError as error:
-                    self.found.why = self.found.why or str(error)
+                    self._tell(str(error).rstrip("."))
         return self._kept[place]
+
+    def _tell(self, why: str) -> None:
+        self.found.why = self.found.why or why
 
     def has(self, encoder: int, dataset: str, row: int) -> bool:
         """Whether the features of this image were kept."""
