@@ -186,7 +186,7 @@ def print_irt(told: Sequence[Told]) -> None:
             )
         console().print(f"{one.setting} · {len(one.models)} models", style="bold")
         console().print(shown)
-        ends = " to ".join(f"{m.ability:+.1f} ({m.name})" for m in (one.models[-1], one.models[0]))
+        ends = " to ".join(f"{m.ability:+z.1f} ({m.name})" for m in (one.models[-1], one.models[0]))
         console().print(f"abilities: from {ends}")
         for note in one.notes:
             console().print(f"note: {note}", style="dim")
