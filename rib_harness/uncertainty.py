@@ -333,9 +333,9 @@ class Uncertainty:
         counts, p = np.zeros(4), 0.0
         stores = (self.store, (other or self).store)
         right = [
-            {pair[side]: _right(stores[side], pair[side]) for pair in pairs} for side in (0, 1)
+            {pair[side]: right_rows(stores[side], pair[side]) for pair in pairs} for side in (0, 1)
         ]
-        _, photograph = _codes(_table(self.store, pairs[0][0], ["source"]).column("source"))
+        photograph = photographs(self.store, pairs[0][0])
         single = len(photograph) == photograph.max(initial=-1) + 1
         for first, second in pairs:
             before, after = right[0][first], right[1][second]
@@ -432,7 +432,7 @@ class _Pool:
 
     def right(self, store: Store, key: str, dataset: str) -> NDArray[np.float32]:
         """A checkpoint's right rows by photograph."""
-        layout, correct = self.layouts[dataset], _right(store, key)
+        layout, correct = self.layouts[dataset], right_rows(store, key)
         if len(correct) != len(layout.place):
             raise StoreError(
                 f"{store.folder(key)} has {len(correct)} rows, its baseline in "
@@ -492,7 +492,12 @@ def _table(store: Store, key: str, columns: list[str]) -> Any:
         raise StoreError(f"{path} is damaged ({error}). {AGAIN}") from None
 
 
-def _right(store: Store, key: str) -> NDArray[np.bool_]:
+def photographs(store: Store, key: str) -> NDArray[np.int64]:
+    """(N,), which photograph each row is a version of, from 0."""
+    return _codes(_table(store, key, ["source"]).column("source"))[1]
+
+
+def right_rows(store: Store, key: str) -> NDArray[np.bool_]:
     """(N,), whether each prediction is the label."""
     table = _table(store, key, ["label", "prediction"])
     right: NDArray[np.bool_] = np.asarray(table.column(0)) == np.asarray(table.column(1))

@@ -124,6 +124,8 @@ def test_ascii_only_for_old_bibtex() -> None:
         ("2002.02923", "Alvarez-Melis", "Geometric Dataset Distances"),
         ("2007.00644", "Taori", "Natural Distribution Shifts"),
         ("2302.01381", "Shi", "Different Training Data"),
+        ("2106.00840", "Vania", "Item Response Theory"),
+        ("2311.03386", "Singla", "Data Attribution"),
         ("1905.00414", "Kornblith", "Similarity of Neural Network Representations"),
         ("1706.04599", "Guo", "Calibration"),
     ],

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from rib_harness.catalog import load_catalog
 from rib_harness.cli.report_ import command
 from rib_harness.errors import RibError
+from rib_harness.features import Features
 from rib_harness.report import flips as flips_module
 from rib_harness.report.charts import charts_of
 from rib_harness.report.curves import (
@@ -32,6 +33,7 @@ from rib_harness.report.curves import (
 from rib_harness.report.data import Part, label_lines, parts_of
 from rib_harness.report.flips import class_changes, flips_of, worst_and_best
 from rib_harness.report.naming import file_name, unique
+from rib_harness.report.neighbours import neighbours_of
 from rib_harness.report.page import embedded, render, write_report
 from rib_harness.report.thumbnails import Opened, data_uri, open_datasets, thumbnails
 from rib_harness.results import collect
@@ -524,6 +526,101 @@ def test_a_large_picture_becomes_small() -> None:
     assert uri.startswith("data:image/webp;base64,")
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
         assert picture.size == (72, 36)
+
+
+def features_in(toy: Toy, kept: int = 25) -> dict[str, Features]:
+    """Features of some rows of each dataset, under the untouched encoder of the first run."""
+    made, keys = {}, {}
+    for k, name in enumerate(toy.datasets):
+        rng = np.random.default_rng(50 + k)
+        index = np.sort(rng.permutation(toy.n)[:kept])
+        made[name] = Features(
+            rng.normal(size=(kept, 6)).astype(np.float32), np.zeros((kept, 3), np.float32),
+            toy.labels[name][index], index, ((0,), (1,), (2,)),
+        )  # fmt: skip
+        keys[name] = key_of({"features": name})
+        with toy.store.writing(keys[name], {}, {"provenance": {}}) as folder:
+            made[name].write(folder / "features.safetensors")
+    toy.run(features={"pre": keys, "post": {}})
+    return made
+
+
+def test_the_nearest_images_are_those_of_scikit_learn(toy: Toy) -> None:
+    """Source: sklearn's NearestNeighbors with the cosine distance; by hand what is left out."""
+    from sklearn.neighbors import NearestNeighbors
+
+    made = features_in(toy)
+    part = toy.parts[0]
+    flips = flips_of(part, toy.store)
+    found = neighbours_of(part, flips, toy.store)
+    assert found.why == "" and found.kept == dict.fromkeys(toy.members, (25, N))
+    expected = {
+        (0, int(s), int(d), int(row))
+        for _, s, d, row, _, _ in flips.flips
+        if row in made[toy.datasets[d]].index
+    }
+    assert set(found.of) == expected and len(expected) < len(flips.flips)
+    for (_, s, d, row), near in found.of.items():
+        of_set, of_flip = made[toy.members[s]], made[toy.datasets[d]]
+        peer = NearestNeighbors(n_neighbors=4, metric="cosine").fit(of_set.features)
+        query = of_flip.features[of_flip.index == row]
+        distances, places = (one[0] for one in peer.kneighbors(query))
+        known = [
+            (int(of_set.index[k]), 1 - far)
+            for far, k in zip(distances, places, strict=True)
+            if s != d or of_set.index[k] != row
+        ][:3]
+        assert [one.row for one in near] == [one for one, _ in known]
+        assert [one.cosine for one in near] == pytest.approx([c for _, c in known], abs=1e-5)
+        # Only the set with corruptions has several versions of a photograph.
+        assert [one.same for one in near] == [
+            s == d == 2 and one.row // len(GROUPS) == row // len(GROUPS) for one in near
+        ]
+    few = neighbours_of(part, flips, toy.store, most=5)
+    assert list(few.of) == list(found.of)[:5]
+    assert any(one.same for near in found.of.values() for one in near)
+
+
+@pytest.mark.usefixtures("blank")
+def test_nearest_images_have_pictures_within_the_budget(toy: Toy) -> None:
+    features_in(toy)
+    toy.run("lwf")  # without features of its own: it started from the same encoder
+    toy.run("ewc", backbone="other")  # of which there are none
+    images = {name: tiny_images(n=N, classes=CLASSES) for name in toy.datasets}
+    object.__setattr__(images["toy-a"], "classes", ("</script><b>", "one", "two"))
+    text = render(toy.parts, toy.store, [Opened(sets=images)], budget=0.1)
+    page = Page(text)
+    data = page.json["p0-flip-data"]
+    assert "</script><b>" not in text and data["encoders"] == [0, 0, 2]
+    assert "</script><b>" in {name for _, _, name, _ in data["nearest"]}
+    assert {key.split("/")[0] for key in data["near"]} == {"0"}
+    uris = [uri for *_, uri in data["nearest"]]
+    assert 0 < sum(map(len, uris)) <= 0.4 * 0.1e6
+    assert sum(len(image[4]) for image in data["images"]) <= 0.6 * 0.1e6
+    assert all(key.split("/")[2].isdigit() and len(near) == 3 for key, near in data["near"].items())
+    for _, source, i, _, _ in data["flips"]:
+        for place, cosine, _ in data["near"].get(f"0/{source}/{i}", ()):
+            assert data["nearest"][place][0] == source and -1 <= cosine <= 1
+    assert "25 of 40 of toy-a" in page.text and "No nearest images" not in page.text
+    shut = Page(toy.page())
+    assert [uri for *_, uri in shut.json["p0-flip-data"]["nearest"] if uri] == []
+
+
+@pytest.mark.usefixtures("blank")
+def test_without_features_the_page_says_why_and_shows_none(toy: Toy) -> None:
+    toy.run()
+    page = Page(toy.page())
+    assert page.json["p0-flip-data"]["near"] == {}
+    assert "No nearest images of the fine-tuning set: no run here kept features" in page.text
+    other = Toy(toy.store.path.with_name("other"))
+    features_in(other)
+    key = key_of({"features": "toy-b"})
+    path = other.store.folder(key) / "features.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    page = Page(other.page())
+    told = "set for some: the features of toy-b are missing or damaged."
+    assert f"No nearest images of the fine-tuning {told}" in page.text
+    assert "toy-b" not in page.text.partition("can be found:")[2].partition(";")[0]
 
 
 @pytest.mark.usefixtures("blank")

@@ -33,11 +33,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "report"
     with FileLock(f"{folder}.lock"):
         if not (folder / "report.html").exists():
-            # All eight members, with probes along the way.
+            # All eight members, with probes along the way and features of some images.
             store = Store(folder / "store")
             rib_harness.run(
                 backbone="digits-conv", method=["ft", "wise-ft"], probe_every=5, limit=2,
-                recipe={"epochs": 10}, store=store.path,
+                recipe={"epochs": 10}, features=30, store=store.path,
             )  # fmt: skip
             write_report(collect(store), store, load_catalog(), folder / "report.html")
     return folder / "report.html"
@@ -196,6 +196,37 @@ def test_pictures_load_and_say_what_they_are(opened: Opened) -> None:
     lacking = {k for k, image in enumerate(data["images"]) if not image[4]}
     assert len(lacking) < len(data["images"]) / 2
     assert data["without"] == sum(flip[2] in lacking for flip in data["flips"])
+
+
+def test_nearest_images_of_the_fine_tuning_set_stand_below_their_flip(opened: Opened) -> None:
+    """Source: the data that the page carries."""
+    page, data = opened.page, opened.data("p0-flip-data")
+    shown = page.locator(".cards .near")
+    assert shown.count() > 0
+    source, line = "1", "0"
+    page.locator(".explorer select[name=source]").select_option(source)
+    page.locator(".explorer select[name=line]").select_option(line)
+    expected = [
+        [data["nearest"][place] for place, _, _ in near]
+        for k, s, i, before, _ in data["flips"]
+        if (k, s) == (0, 1) and before == data["images"][i][2]
+        and (near := data["near"].get(f"{data['encoders'][k]}/{s}/{i}"))
+    ]  # fmt: skip
+    told = {
+        tuple(shown.nth(n).locator("img, span").evaluate_all("all => all.map(x => x.title)"))
+        for n in range(shown.count())
+    }
+    assert 0 < len(told) <= len(expected)
+    name = data["sources"][1]
+    known = {tuple((c, row) for _, row, c, _ in near) for near in expected}
+    for titles in told:
+        pairs = tuple(
+            (title.rpartition(f", {name} no. ")[0],
+             int(title.rpartition(f", {name} no. ")[2].split(",")[0]))
+            for title in titles
+        )  # fmt: skip
+        assert pairs in known
+    assert shown.locator("img").count() > 0
 
 
 def test_the_classes_of_a_choice(opened: Opened) -> None:

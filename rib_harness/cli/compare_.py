@@ -14,6 +14,7 @@ from rib_harness.cli.say import echo, write
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rib_harness.catalog import Catalog
     from rib_harness.compare import Comparison
     from rib_harness.results import RunResult
 
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     metavar="POINTS",
     help="With --at-equal-gain: which.  [default: the largest that all reach]",
 )
+@option(
+    "--irt",
+    is_flag=True,
+    help="Which datasets tell the models of all methods (or of those named) apart: item response "
+    "theory over their images.",
+)
 @no_plugin
 def command(
     sides: tuple[str, ...],
@@ -49,6 +56,7 @@ def command(
     cells: bool,
     at_equal_gain: bool,
     gain: float | None,
+    irt: bool,
     no_plugin: tuple[str, ...],
 ) -> None:
     """Compare two methods, backbones, runs or stores, image by image.
@@ -63,6 +71,11 @@ def command(
 
     if gain is not None and not at_equal_gain:
         raise click.UsageError("--gain needs --at-equal-gain.")
+    if irt and at_equal_gain:
+        raise click.UsageError("Give --irt or --at-equal-gain, not both.")
+    if irt:
+        _irt(sides, method, store, form, load_catalog(block=no_plugin), backbone, suite)
+        return
     if at_equal_gain:
         catalog = load_catalog(block=no_plugin)
         keep = chosen(catalog, (), backbone, suite)
@@ -134,6 +147,46 @@ def _at_equal_gain(
         return
     rows = rows_of(at_equal_gain(frontiers(arms_of(results)), results.uncertainty, gain))
     write(json.dumps(rows, indent=1) if form == "json" else csv_of(rows))
+
+
+def _irt(
+    sides: tuple[str, ...],
+    method: tuple[str, ...],
+    path: Path | None,
+    form: str,
+    catalog: Catalog,
+    backbone: tuple[str, ...],
+    suite: str | None,
+) -> None:
+    from rib_harness.arms import arms_of
+    from rib_harness.cli.tables import print_irt
+    from rib_harness.errors import RibError, nearest
+    from rib_harness.irt import tell_apart
+    from rib_harness.results import collect, csv_of
+    from rib_harness.store import Store
+
+    if form not in ("table", "json", "csv"):
+        raise click.UsageError("--irt has the formats table, json and csv.")
+    path = path or Path("rib-store")
+    if not path.exists():
+        raise RibError(f"There is no store {path}.")
+    store, names = Store(path), (*sides, *method)
+    runs = [run for run in collect(store) if not run.trial_of]
+    known = {run.method for run in runs if run.method is not None}
+    for name in names:
+        if not labels_of(catalog, "method", [name]) & known:
+            raise RibError(
+                f"{path} has no method {name!r}.{nearest(name, known)} It has: "
+                f"{', '.join(sorted(known)) or 'none'}."
+            )
+    keep = chosen(catalog, names, backbone, suite)
+    told = tell_apart(arms_of(run for run in runs if keep(run)), store)
+    if form == "table":
+        print_irt(told)
+    elif form == "json":
+        write(json.dumps([one.to_json() for one in told], indent=1) + "\n")
+    else:
+        write(csv_of([row for one in told for row in one.rows()]))
 
 
 def _print(one: Comparison, *, cells: bool) -> None:

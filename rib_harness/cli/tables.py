@@ -21,6 +21,7 @@ from rib_harness.escaping import printable
 if TYPE_CHECKING:
     from rib_harness.arms import Arm
     from rib_harness.catalog import Catalog
+    from rib_harness.irt import Told
     from rib_harness.results import Results, RunResult
     from rib_harness.statistics import Interval
 
@@ -160,6 +161,36 @@ def print_equal_gain(results: Results, gain: float | None = None) -> None:
     for one in (one for group in found for one in group if not one.trials):
         console().print(f"{one.setting}: none of {one.drawn} trials of {one.name} is whole.")
     console().print(AT_EQUAL_GAIN, style="dim")
+
+
+def print_irt(told: Sequence[Told]) -> None:
+    """Which datasets tell the models apart, the most telling first."""
+    from rib_harness.irt import WHAT_IT_SAYS
+
+    for one in told:
+        heads = ("right", "discrimination", "spread", "inform.", "error", "headroom")
+        shown = table("dataset", *heads, right=heads)
+        shown.collapse_padding = True
+        names = [m.name + " (ref)" * (m.role == "reference") for m in one.members]
+        shown.columns[0].min_width = min(20, max(map(len, names)))
+        for name, member in zip(names, one.members, strict=True):
+            shown.add_row(
+                name,
+                f"{member.right:.1f}",
+                f"{(slope := member.curves.discrimination).estimate:.2f} "
+                f"[{slope.low:.2f} {slope.high:.2f}]",
+                f"{member.curves.spread:.1f}",
+                f"{member.information:.2g}",
+                f"{member.error:.2g}",
+                f"{member.headroom:.2g}",
+            )
+        console().print(f"{one.setting} · {len(one.models)} models", style="bold")
+        console().print(shown)
+        ends = " to ".join(f"{m.ability:+z.1f} ({m.name})" for m in (one.models[-1], one.models[0]))
+        console().print(f"abilities: from {ends}")
+        for note in one.notes:
+            console().print(f"note: {note}", style="dim")
+    console().print(WHAT_IT_SAYS, style="dim")
 
 
 def _that_fit(runs: Sequence[RunResult], first: RunResult) -> list[list[RunResult]]:

@@ -181,8 +181,19 @@ for (const root of document.querySelectorAll(".explorer")) {
     const lost = before === label;
     const said = className(d, lost ? after : before);
     const [word, when] = lost ? ["lost", "now"] : ["gained", "was"];
-    return element("li", { className: word }, element("b", { textContent: word }),
+    const made = element("li", { className: word }, element("b", { textContent: word }),
       ` ${when} ${said} · ${data.lines[k]} on ${data.short[s]}`);
+    const near = data.near[`${data.encoders[k]}/${s}/${i}`];
+    if (near) made.append(element("div", { className: "near" }, ...near.map(neighbour)));
+    return made;
+  };
+  const neighbour = ([place, cosine, same]) => {
+    const [s, row, name, src] = data.nearest[place];
+    const title = `${name}, ${data.sources[s]} no. ${row}, cosine ${cosine.toFixed(2)}`
+      + (same ? ", the same photograph" : "");
+    const className = same ? "same" : "";
+    return src ? element("img", { src, title, alt: title, className, width: 36, height: 36 })
+      : element("span", { textContent: name, title, className });
   };
   const card = ([i, flips]) => {
     const image = data.images[i];

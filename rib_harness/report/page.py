@@ -23,6 +23,7 @@ from rib_harness.report.facts import provenance
 from rib_harness.report.figures import signed
 from rib_harness.report.flips import FLIPS, Flips, class_changes, flips_of, worst_and_best
 from rib_harness.report.naming import class_name, file_name
+from rib_harness.report.neighbours import NEAREST, Neighbours, neighbours_of
 from rib_harness.report.style import inline_svg
 from rib_harness.report.thumbnails import Opened, open_datasets, thumbnails
 from rib_harness.results import RunResult
@@ -37,6 +38,9 @@ HERE = Path(__file__).parent
 
 #: Pictures of figures in one section at most, and rows of one table of data.
 FIGURES_SHOWN, ROWS_SHOWN = 16, 120
+
+#: Share of the budget that the pictures of nearest images have, where there are some.
+FOR_NEIGHBOURS = 0.4
 
 #: What of the provenance stands above the results; the rest is below them.
 HEADER = ("backbones", "sources", "seeds", "preset", "recipe", "limit", "hardware", "packages")
@@ -239,7 +243,8 @@ def _part(k: int, part: Part, store: Store, opened: Opened, budget: float) -> di
         "heatmaps": [_heatmap(line, part) for line in part.lines],
         "probed": probed,
         "classes": _classes(part, store, opened),
-        "flips": _explorer(part, flips, opened, budget) if part.lines else None,
+        "flips": _explorer(part, flips, neighbours_of(part, flips, store), opened, budget)
+        if part.lines else None,
     }  # fmt: skip
 
 
@@ -304,12 +309,15 @@ def _classes(part: Part, store: Store, opened: Opened) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _explorer(part: Part, flips: Flips, opened: Opened, budget: float) -> dict[str, Any]:
+def _explorer(
+    part: Part, flips: Flips, near: Neighbours, opened: Opened, budget: float
+) -> dict[str, Any]:
     """The flips with their images and pictures, for the page's script."""
     images = flips.images()
     place = {(d, row): i for i, (d, row, _) in enumerate(images)}
     wanted = [(flips.datasets[d], row) for d, row, _ in images]
-    pictures, problem = thumbnails(wanted, opened.sets, budget)
+    share = FOR_NEIGHBOURS if near.of else 0.0
+    pictures, problem = thumbnails(wanted, opened.sets, budget * (1 - share))
     without = sum(count for (name, row), (_, _, count) in zip(wanted, images, strict=True)
                   if (name, row) not in pictures)  # fmt: skip
     shut = {name: why for name, why in opened.why.items() if name in flips.datasets}
@@ -339,11 +347,44 @@ def _explorer(part: Part, flips: Flips, opened: Opened, budget: float) -> dict[s
         "cells": [
             [c.line, c.source, c.dataset, c.n, c.lost, c.gained] for c in flips.cells
         ],
+        **_nearest(flips, near, place, opened, budget * share),
+        "encoders": near.encoders,
         "total": flips.total,
         "without": without,
         "shut": shut,
         "problem": problem,
         "notes": flips.notes,
+    }  # fmt: skip
+
+
+def _nearest(
+    flips: Flips,
+    near: Neighbours,
+    place: dict[tuple[int, int], int],
+    opened: Opened,
+    budget: float,
+) -> dict[str, Any]:
+    """The nearest images of each flip: encoder/source/image → places, cosines, same photograph."""
+    shown = near.images()
+    at = {image: k for k, image in enumerate(shown)}
+    wanted = [(flips.sources[s], row) for s, row in shown]
+    pictures, _ = thumbnails(wanted, opened.sets, budget)
+    rows = {name: flips.rows[flips.datasets.index(name)] for name in near.kept}
+    return {
+        "near": {
+            f"{b}/{s}/{place[d, row]}": [
+                [at[s, one.row], round(one.cosine, 3), int(one.same)] for one in found
+            ]
+            for (b, s, d, row), found in near.of.items()
+        },
+        "nearest": [
+            [s, row, class_name(opened.classes(name), int(rows[name].label[row])),
+             pictures.get((name, row), "")]
+            for (s, row), (name, _) in zip(shown, wanted, strict=True)
+        ],
+        "kept": [[name, *counts] for name, counts in near.kept.items()],
+        "most_near": NEAREST,
+        "no_near": near.why,
     }  # fmt: skip
 
 

@@ -1,16 +1,23 @@
 """Effective robustness: accuracy under shift beyond what the accuracy on ImageNet predicts."""
 
+import csv
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rib_harness import InapplicableError, IncompleteError, Matrix
+from rib_harness import Cell, InapplicableError, IncompleteError, Matrix, RibError
 
 #: Accuracies are kept this far from 0 and 100 %, where the logit is infinite: half of one of
 #: ImageNet's 50 000 images, in %.
 CLIP = 0.001
+
+#: Names the table of models for `effective_robustness_multi_id`.
+MODELS = "RIB_BASELINE_MODELS"
 
 #: The reference set whose accuracy the baselines are functions of.
 REFERENCE = "imagenet"
@@ -41,8 +48,7 @@ class Baseline:
 
 #: Fitted on the standard models of modestyachts/imagenet-testbed (MIT), as functions of the
 #: accuracy on all of ImageNet val. For ImageNet-R imagenet-testbed itself draws the line over val's
-#: images of R's classes, logit(R) = .6368 logit(val of R's classes) − 2.1077; no matrix holds that
-#: accuracy, and this one is over all of val, so the two are not to be mixed.
+#: images of R's classes, which is in `BASELINES_ON_OWN_CLASSES`: the two are not to be mixed.
 BASELINES = {
     "imagenet-v2": Baseline((0.9232,), -0.4977, 0.996),
     "imagenet-sketch": Baseline((1.0709,), -2.3701, 0.869),
@@ -50,9 +56,12 @@ BASELINES = {
 }
 
 #: Likewise, but as functions of the accuracy on ImageNet val's images of the shifted set's own
-#: classes, logits restricted to these. No matrix holds that number: see `effective_robustness_at`.
-#: imagenet-a is a poor fit: its images were filtered against a ResNet-50.
+#: classes, logits restricted to these. No matrix holds that number, nor do scores, which say what
+#: is predicted among all 1000: see `effective_robustness_at`. imagenet-r is imagenet-testbed's own
+#: line, over the same 80 models as that over all of val. imagenet-a is a poor fit: its images were
+#: filtered against a ResNet-50.
 BASELINES_ON_OWN_CLASSES = {
+    "imagenet-r": Baseline((0.6368,), -2.1077, 0.889),
     "objectnet": Baseline((0.9809,), -1.9283, 0.953),
     "imagenet-a": Baseline((1.99,), -7.6325, 0.828),
 }
@@ -105,6 +114,90 @@ def effective_robustness_before(matrix: Matrix) -> dict[str, float]:
             f"Effective robustness needs a member with a baseline: {', '.join(BASELINES)}."
         )
     return _of_row(matrix.pre, known, "before")
+
+
+def effective_robustness_multi_id(matrix: Matrix) -> dict[str, dict[str, float]]:
+    """Effective robustness beyond what all references of the run predict, in points.
+
+        A_OOD − 100 · logit⁻¹( Σ_k a_k · logit(A_ID,k) + b )
+
+    For each source and each other member, as `effective_robustness`, for models of different
+    pretraining data: a model that was trained on LAION is not more robust for being weaker on
+    ImageNet than on LAION. The in-distribution sets are the references, two or more. There is no
+    published table of models on the sets of a matrix, so the baseline is fitted on the user's: the
+    variable `RIB_BASELINE_MODELS` names a CSV file with a row a model and a column a dataset,
+    accuracies in %, among them models that were trained on either distribution and had no
+    robustness intervention. Members without a column are left out.
+
+    Raises:
+        InapplicableError: fewer than two references, no table, no pair that it has columns for, or
+            models that do not determine a baseline.
+        RibError: the table cannot be read, or lacks a reference.
+        IncompleteError: a cell is missing.
+
+    Source: arXiv:2302.01381.
+    """
+    if len(matrix.references) < 2:
+        raise InapplicableError(
+            "Effective robustness over several in-distribution sets needs two references or more; "
+            f"this run's: {', '.join(matrix.references) or 'none'}."
+        )
+    file = os.environ.get(MODELS)
+    if not file:
+        raise InapplicableError(
+            f"It needs accuracies of models to fit its baseline on: name a CSV file in {MODELS}, a "
+            "row a model, a column a dataset."
+        )
+    table = read_models(Path(file).expanduser(), matrix.references)
+    fitted: dict[str, Baseline] = {}
+    found = {}
+    for i, others in matrix.pairs.items():
+        known = [j for j in others if _short(j) in table]
+        for j in known:
+            if j not in fitted:
+                fitted[j] = _fit_where_known(table, matrix.references, j)
+        if known:
+            row = _whole(matrix.post.get(i, {}), (*matrix.references, *known), i)
+            at = [row[r] for r in matrix.references]
+            found[i] = {j: multi_id_effective_robustness(row[j], at, fitted[j]) for j in known}
+    if not found:
+        raise InapplicableError(
+            f"{file} has no column for a member of this run that is not the source: it has "
+            f"{', '.join(table) or 'none'}."
+        )
+    return found
+
+
+def read_models(file: Path, references: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Dataset → (M,) accuracies of models in %, NaN where a cell is empty.
+
+    Columns that hold no numbers, as the models' names, are left out.
+
+    Raises:
+        RibError: the file cannot be read, lacks a reference, or has a number that is no
+            percentage.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RibError(f"{MODELS}={file} cannot be read as CSV: {error}") from None
+    table = {}
+    for name in rows[0] if rows else ():
+        try:
+            column = np.array([float(row[name] or "nan") for row in rows])
+        except (TypeError, ValueError):
+            continue
+        table[_short(str(name))] = column
+    if lacking := [name for name in references if _short(name) not in table]:
+        raise RibError(
+            f"{MODELS}={file} has no column of numbers for {', '.join(lacking)}; it has "
+            f"{', '.join(table) or 'none'}."
+        )
+    for name in table:
+        if ((table[name] < 0) | (table[name] > 100)).any():
+            raise RibError(f"{MODELS}={file}: {name} has a number that is no accuracy in %.")
+    return table
 
 
 def effective_robustness_at(ood_accuracy: float, id_accuracy: float, baseline: Baseline) -> float:
@@ -169,14 +262,34 @@ def fit_baseline(id_accuracies: ArrayLike, ood_accuracy: ArrayLike) -> Baseline:
     return Baseline(tuple(map(float, solution[:-1])), float(solution[-1]), float(r2))
 
 
-def _of_row(row: Any, datasets: list[str], name: str) -> dict[str, float]:
-    for j in (REFERENCE, *datasets):
+def _of_row(row: Mapping[str, Cell], datasets: list[str], name: str) -> dict[str, float]:
+    top1 = _whole(row, (REFERENCE, *datasets), name)
+    at = top1[REFERENCE]
+    return {j: effective_robustness_at(top1[j], at, b) for j in datasets if (b := _baseline(j))}
+
+
+def _whole(row: Mapping[str, Cell], datasets: Sequence[str], name: str) -> dict[str, float]:
+    """Dataset → top-1 in %.
+
+    Raises:
+        IncompleteError: one is missing.
+    """
+    for j in datasets:
         if j not in row:
             raise IncompleteError(
                 f"The cell {name} → {j} has no number yet: run the same command again."
             )
-    at = row[REFERENCE].top1
-    return {j: effective_robustness_at(row[j].top1, at, b) for j in datasets if (b := _baseline(j))}
+    return {j: row[j].top1 for j in datasets}
+
+
+def _fit_where_known(
+    table: Mapping[str, NDArray[np.float64]], references: Sequence[str], dataset: str
+) -> Baseline:
+    """On the models that have a number on each of these."""
+    x = np.column_stack([table[_short(name)] for name in references])
+    y = table[_short(dataset)]
+    known = ~np.isnan(np.column_stack([x, y])).any(1)
+    return fit_baseline(x[known], y[known])
 
 
 def _check(matrix: Matrix) -> None:
@@ -188,7 +301,11 @@ def _check(matrix: Matrix) -> None:
 
 
 def _baseline(dataset: str) -> Baseline | None:
-    return BASELINES.get(dataset.removeprefix("imagenet-ood/"))
+    return BASELINES.get(_short(dataset))
+
+
+def _short(dataset: str) -> str:
+    return dataset.removeprefix("imagenet-ood/")
 
 
 def _logit(percent: ArrayLike) -> NDArray[np.float64]:

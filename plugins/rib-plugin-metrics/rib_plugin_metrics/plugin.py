@@ -115,6 +115,11 @@ def _from_matrix() -> list[MetricSpec]:
             "arXiv:2007.00644", **_POINTS,
         ),
         _metric(
+            "matrix", "effective-robustness-multi-id", "effective:effective_robustness_multi_id",
+            "Accuracy after fine-tuning beyond what several references predict, by your models.",
+            "arXiv:2302.01381", **_POINTS,
+        ),
+        _metric(
             "matrix", "relative-mce", "corruptions:relative_mce",
             "Corruption error beyond the clean error, relative to AlexNet's, after fine-tuning.",
             "arXiv:1903.12261", unit="%", higher_is_better=False,

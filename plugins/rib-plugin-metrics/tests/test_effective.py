@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import exp, log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from rib_plugin_metrics.effective import (
     effective_robustness,
     effective_robustness_at,
     effective_robustness_before,
+    effective_robustness_multi_id,
     fit_baseline,
     multi_id_effective_robustness,
 )
 
-from rib_harness import Cell, InapplicableError, IncompleteError, Matrix, load_catalog
+from rib_harness import Cell, InapplicableError, IncompleteError, Matrix, RibError, load_catalog
 
 MEMBERS = ("imagenet-v2", "imagenet-a", "imagenet-ood/imagenet-r", "imagenet-cartoon")
 
@@ -69,11 +71,20 @@ def test_the_baselines_predict_a_known_model() -> None:
 def test_sets_on_their_own_classes_are_no_function_of_all_of_imagenet() -> None:
     """Source: ImageNet-21k ViT-B/16, 84.5 % on ImageNet: 43 % on A, of which all of ImageNet
     would predict less than 2 %; hence A and ObjectNet are not scored from a matrix."""
-    assert set(BASELINES_ON_OWN_CLASSES) == {"imagenet-a", "objectnet"}
-    assert not set(BASELINES) & set(BASELINES_ON_OWN_CLASSES)
+    assert set(BASELINES_ON_OWN_CLASSES) == {"imagenet-a", "imagenet-r", "objectnet"}
+    assert set(BASELINES) & set(BASELINES_ON_OWN_CLASSES) == {"imagenet-r"}
     assert BASELINES_ON_OWN_CLASSES["imagenet-a"].predict([84.534]) < 2
     value = effective_robustness_at(48.4, 80.0, BASELINES_ON_OWN_CLASSES["objectnet"])
     assert value == pytest.approx(48.4 - predicted(80, 0.9809, -1.9283))
+
+
+def test_the_two_lines_of_r_are_over_two_accuracies() -> None:
+    """Source: ResNet-50 of torchvision in imagenet-testbed's table: 76.13 % on all of val, 92.12 %
+    on R's classes of it, logits restricted to these; 36.17 % on R."""
+    own = BASELINES_ON_OWN_CLASSES["imagenet-r"].predict([92.12])
+    assert own == pytest.approx(36.17, abs=3)
+    assert BASELINES["imagenet-r"].predict([76.13]) == pytest.approx(own, abs=1)
+    assert abs(BASELINES_ON_OWN_CLASSES["imagenet-r"].predict([76.13]) - own) > 10
 
 
 def test_the_names_are_those_of_the_datasets() -> None:
@@ -165,3 +176,79 @@ def test_a_baseline_that_is_not_determined_is_refused() -> None:
         fit_baseline([50.0, 60.0], [30.0, 40.0])
     with pytest.raises(ValueError, match="expected 1 accuracies"):
         multi_id_effective_robustness(50, [1.0, 2.0], BASELINES["imagenet-r"])
+
+
+# Several in-distribution sets
+
+
+def two_references() -> Matrix:
+    whole = matrix()
+    rows = {name: {**row, "laion": Cell(c, 1, 100)}
+            for (name, row), c in zip(whole.post.items(), (55.0, 61.0), strict=True)}  # fmt: skip
+    return replace(whole, references=("imagenet", "laion"), post=rows)
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Forty models, of which one has no number on R."""
+    rng = np.random.default_rng(7)
+    table = rng.uniform(5, 90, (40, 4)).round(2)
+    lines = ["model,imagenet,laion,imagenet-r,imagenet-v2"]
+    lines += [f"m{k}," + ",".join(map(str, row)) for k, row in enumerate(table.tolist())]
+    lines[4] = lines[4].replace(f",{table[3, 2]},", ",,")
+    file = tmp_path / "models.csv"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.setenv("RIB_BASELINE_MODELS", str(file))
+    return file
+
+
+def test_several_references_by_the_models_of_a_table(models: Path) -> None:
+    """Source: statsmodels' OLS on scipy's logit, of the table as pandas reads it."""
+    sm, pd = pytest.importorskip("statsmodels.api"), pytest.importorskip("pandas")
+    from scipy.special import expit, logit
+
+    table, expected = pd.read_csv(models), {}
+    after = {"imagenet-v2": (80.0, 55.0), "imagenet-cartoon": (73.8, 61.0)}
+    r = "imagenet-ood/imagenet-r"
+    measured = {"imagenet-v2": {r: 50.0}, "imagenet-cartoon": {"imagenet-v2": 60.0, r: 40.0}}
+    for i, row in measured.items():
+        for j, value in row.items():
+            known = table[["imagenet", "laion", j.rpartition("/")[2]]].dropna()
+            x, y = logit(known.to_numpy() / 100)[:, :2], logit(known.to_numpy() / 100)[:, 2]
+            fit = sm.OLS(y, sm.add_constant(x)).fit()
+            at = logit(np.array(after[i]) / 100)
+            expected[i, j] = value - 100 * expit(fit.params[0] + fit.params[1:] @ at)
+            assert len(known) == (39 if "-r" in j else 40)
+    found = effective_robustness_multi_id(two_references())
+    assert {(i, j): v for i, row in found.items() for j, v in row.items()} == pytest.approx(
+        expected
+    )
+
+
+def test_what_a_table_lacks_is_said(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source: the definition."""
+    whole = two_references()
+    with pytest.raises(InapplicableError, match="two references or more; this run's: imagenet"):
+        effective_robustness_multi_id(matrix())
+    with pytest.raises(IncompleteError, match="imagenet-v2 → laion has no number yet"):
+        row = {k: v for k, v in whole.post["imagenet-v2"].items() if k != "laion"}
+        effective_robustness_multi_id(replace(whole, post={**whole.post, "imagenet-v2": row}))
+    with pytest.raises(RibError, match="no column of numbers for yfcc; it has imagenet, laion"):
+        effective_robustness_multi_id(replace(whole, references=("imagenet", "yfcc")))
+    with pytest.raises(InapplicableError, match="no column for a member"):
+        effective_robustness_multi_id(
+            replace(whole, members=("imagenet-a", "imagenet-v2"), sources=("imagenet-v2",))
+        )
+    text = models.read_text(encoding="utf-8")
+    models.write_text("\n".join(text.splitlines()[:3]), encoding="utf-8")
+    with pytest.raises(InapplicableError, match="at least 3 models"):
+        effective_robustness_multi_id(whole)
+    models.write_text(text.replace("m0,", "m0,1").replace("m1,", "m1,9"), encoding="utf-8")
+    with pytest.raises(RibError, match="imagenet has a number that is no accuracy"):
+        effective_robustness_multi_id(whole)
+    models.unlink()
+    with pytest.raises(RibError, match="cannot be read as CSV"):
+        effective_robustness_multi_id(whole)
+    monkeypatch.delenv("RIB_BASELINE_MODELS")
+    with pytest.raises(InapplicableError, match="name a CSV file in RIB_BASELINE_MODELS"):
+        effective_robustness_multi_id(whole)

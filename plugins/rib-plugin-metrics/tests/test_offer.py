@@ -32,6 +32,7 @@ OFFERED: dict[str, dict[str, tuple[bool, tuple[float, float], str]]] = {
         "forgetting-unshared": (False, *POINTS),
         "relative-robustness": (True, *POINTS),
         "effective-robustness": (True, *POINTS),
+        "effective-robustness-multi-id": (True, *POINTS),
         "relative-mce": (False, (-INFINITY, INFINITY), "%"),
     },
     "drift": {
@@ -84,7 +85,7 @@ def test_listing_imports_none_of_the_heavy_packages() -> None:
     """Source: `sys.modules` of a fresh interpreter."""
     heavy = ["ot", "scipy", "torch"]
     code = (
-        "import sys, rib_plugin_metrics.plugin as p; assert len(p.register_metrics()) == 24; "
+        "import sys, rib_plugin_metrics.plugin as p; assert len(p.register_metrics()) == 25; "
         f"print([m for m in {heavy} + ['numpy'] if m in sys.modules]); "
         "import rib_plugin_metrics.otdd, rib_plugin_metrics.effective, rib_plugin_metrics.drift, "
         "rib_plugin_metrics.distance, rib_plugin_metrics.cka, rib_plugin_metrics.corruptions; "
