@@ -58,6 +58,55 @@ rib-harness run -m soup:members=pretrained+ft+lwf -m lp-ft:second=lora
 """
 
 
+#: What papers propose that this project was asked to measure: idea, arXiv id, where, how far.
+IDEAS = (
+    ("function-space regularisation", "2509.05328", "`fsr`",
+     "after: its simulation of shifts and its constants are ours"),
+    ("layer-wise ensemble of two views (LEVI)", "2402.04644", "`levi`",
+     "after: only summaries could be read"),
+    ("two batch-norm statistics (TWINS)", "2303.11135", "`twins`",
+     "its loss, without the adversary"),
+    ("self-distillation before fine-tuning", "2210.02871", "`self-distillation`",
+     "after: fine-tuning stands for masked auto-encoding"),
+    ("deep ensembles of fine-tunings", "2010.06866", "`ensemble:members=ft+ft@1+ft@2`", "built"),
+    ("fine-tuning on a pruned subset", "2107.07075", "`recipe.keep`, `recipe.keep_by`",
+     "built, for every method"),
+    ("feature protection", "2405.16027", "`feature-distill`, `l1-sp`",
+     "built, as that paper's baselines"),
+    ("NMTune", "2309.17002", "`nmtune`", "built; its loss is checked against its authors' code"),
+    ("Model Stock", "2403.19522", "`model-stock`", "built"),
+    ("mixture of adapters", "2310.11031", "`moa`", "built; checked against its authors' code"),
+    ("pretraining data beside the new", "2111.12292", "`pretraining-data`",
+     "after: nearest images instead of optimal transport"),
+    ("transfer between pretrained backbones", "2310.17653", "`dp-transfer`",
+     "built, beside cross-entropy"),
+    ("sparse and low-rank updates", "2111.00160", "`sparse-lowrank`",
+     "its updates; the pruning of the model is left out"),
+    ("nearest fine-tuning images of a flip", "2311.03386",
+     "the page's flip explorer, with `--features`", "built, on the untouched encoder's features"),
+    ("checkpoints from the middle of pretraining", "2203.04668",
+     "`rib-harness study run pretraining-steps`", "built, on digits"),
+    ("item response theory over test sets", "2106.00840", "`rib-harness compare --irt`",
+     "built, with two parameters an image"),
+    ("effective robustness over several sets", "2302.01381", "`effective-robustness-multi-id`",
+     "built, with a baseline of one's own models"),
+    ("a score on synthetic Gaussians (SynBench)", "2210.02989", "–",
+     "not built: metrics read what a run keeps, and this one has to run the backbone"),
+)  # fmt: skip
+
+
+def ideas() -> str:
+    """A row an idea."""
+    rows = ["## Ideas, and where they are", "",
+            "*After*: the idea is built, and what could not be read of it is ours, as the method "
+            "says.", "", "| idea | arXiv | here | state |", "|---|---|---|---|"]  # fmt: skip
+    rows += [
+        f"| {idea} | [{paper}](https://arxiv.org/abs/{paper}) | {where} | {state} |"
+        for idea, paper, where, state in IDEAS
+    ]
+    return "\n".join([*rows, ""])
+
+
 def methods() -> list[Component]:
     """In the order in which the plugin lists them."""
     found = [c for c in load_catalog().list("method") if c.plugin.name == "cl-methods"]
@@ -82,6 +131,7 @@ def overview(components: list[Component]) -> str:
         for text in spec.reads:
             given = defaults[text.strip("{}")]
             needs.append("another dataset" + ("" if given == REQUIRED else " (if asked for)"))
+        needs += ["another backbone" for _ in spec.teachers]
         for text in spec.requires:
             part, _, only = text.partition(":")
             needs.append(f"a backbone with `{part}`" + (f" (for `{only}`)" if only else ""))
@@ -130,7 +180,7 @@ def section(component: Component) -> str:
 def page() -> str:
     """All of it."""
     components = methods()
-    return "\n".join([HEAD, overview(components), "", *map(section, components)])
+    return "\n".join([HEAD, overview(components), "", ideas(), *map(section, components)])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ Figure = Literal["before-after", "radar", "dots", "learning", "curves", "scatter
 
 #: Those that ship with the harness, in the order of the paper.
 NAMES = ("pretraining", "radar", "methods", "learning-curves", "hyperparameters", "sizes",
-         "distance", "equal-effort")  # fmt: skip
+         "distance", "equal-effort", "pretraining-steps")  # fmt: skip
 
 #: What each figure shows.
 FIGURES: dict[str, str] = {

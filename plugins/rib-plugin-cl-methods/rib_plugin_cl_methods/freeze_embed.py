@@ -10,6 +10,8 @@ from rib_plugin_cl_methods.depth import depth_of
 class FreezeEmbedding:
     """Fine-tune all but the layer that sees the pixels.
 
+        min CE(f(x), y) over θ without the embedding, which stays θ₀
+
     Frozen are a vision transformer's patch embedding, with the norm behind it in CLIP, and a conv
     net's first layer, with its norm. Class token and positions train, as in the authors' code.
     The gradients of the embedding are much larger than others in modern nets, its authors find,

@@ -32,8 +32,8 @@ class DigitsBackbone:
 
     Args:
         kind: `"vit"` or `"conv"`, pretrained on all 760 training images, augmented; `"vit-380"`
-            and so on, on so many of them; `"vit-plain"`, without augmentation; `"vit-at-300"` and so
-            on, stopped after so many of the 1 800 updates.
+            and so on, on so many of them; `"vit-plain"`, without augmentation; `"vit-at-300"` and
+            so on, stopped after so many of the 1 800 updates.
         pretrained: False keeps the initial, random weights.
     """
 

@@ -53,7 +53,9 @@ _BACKBONES = {
     "vit-plain": (f"{_VIT}; not augmented.", "760 digits", 760),
     **{
         f"vit-at-{updates}": (
-            f"{_VIT}; after {updates:,} of 1,800 updates.", "760 digits + augment", 760
+            f"{_VIT}; after {updates:,} of 1,800 updates.",
+            "760 digits + augment",
+            760,
         )
         for updates in (300, 600, 1200)
     },
