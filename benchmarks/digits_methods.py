@@ -37,9 +37,9 @@ METHODS = (
     "ft", "lp", "lp-ft", "ema", "freeze-embed", "bitfit", "lora", "lora:layers=q-v",
     "sparse-lowrank", "dora", "vera", "boft", "adapter", "moa", "visual-prompt", "vpt",
     "vpt:depth=deep", "nmtune", "levi", "l2-sp", "l1-sp", "ewc", "mas", "si:old=digits-train",
-    "tpgm", "ftp", "layer-decay", "auto-rgn", "spd", "mixout", "lwf", "feature-distill", "ldifs", "fsr",
-    "twins", "self-distillation", "pretraining-data:data=digits-train", "wise-ft", "lines", "soup",
-    "greedy-soup", "model-stock", "ensemble", "dawin",
+    "tpgm", "ftp", "layer-decay", "auto-rgn", "spd", "mixout", "lwf", "feature-distill", "ldifs",
+    "fsr", "twins", "self-distillation", "pretraining-data:data=digits-train", "wise-ft", "lines",
+    "soup", "greedy-soup", "model-stock", "ensemble", "dawin",
 )  # fmt: skip
 SEARCHED = "best-of:members=((lwf:alpha=0.3)+(lwf:alpha=1)+(lwf:alpha=3)+(lwf:alpha=10))"
 SHOWN = {SEARCHED: "lwf, alpha searched in 0.3, 1, 3, 10"}

@@ -83,8 +83,8 @@ HEAD = """# Studies
 
 Made by `docs/studies/make.py`, which runs the seven studies of the paper and its page, and one
 more, on the embedded suite `digits-rib`: small nets on handwritten digits, so that every command
-here runs offline in minutes. They show what the harness does; for what the paper found, ask the paper's
-suite:
+here runs offline in minutes. They show what the harness does; for what the paper found, ask the
+paper's suite:
 
 ```console
 rib-harness study list
