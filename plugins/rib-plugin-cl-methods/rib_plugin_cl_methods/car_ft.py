@@ -1,4 +1,4 @@
-"""CAR-FT: keep what the model says of an image's context (Mao et al., 2022)."""
+"""Context-aware robust fine-tuning of CLIP (Mao et al., 2022)."""
 
 from dataclasses import dataclass
 
@@ -6,30 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rib_harness import Batch, Classifier, Task, TextTower
+from rib_harness import Batch, Classifier, ConfigError, Task, TextTower
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.divergence import divergence
 
 
 @dataclass(frozen=True)
-class ContextAwareFinetuning:
-    """Fine-tune while keeping which of CLIP's prompts fits an image: a sketch, a photo, a cartoon.
+class ContextAwareFineTuning:
+    """Fine-tune while keeping what the image says of its context: a sketch, a toy, a blurry photo.
 
-        loss = CE(f(x), y) + lambda · KL( softmax(s Φ₀(x) Cᵀ) ‖ softmax(s Φ(x) Cᵀ) )
+        loss = CE(f(x), y) + lambda · KL( p₀(c | x) ‖ p(c | x) )
+        p(c | x) = softmax_c( s · ⟨Φ(x), w_c⟩ )
 
-    A row of C is a prompt without its class: the mean of its embeddings over the classes of the
-    set, of length 1, from the frozen text tower; s is CLIP's temperature. Fine-tuning forgets such
-    contexts, and they are what a shift changes.
+    The penalty is the mean over the batch. w_c is the text of context c, one of the templates of
+    the prompts: the mean of its embeddings over the fine-tuning set's classes, of length 1 again.
+    The text tower and its temperature s stay as they are; image tower and head are trained. After
+    the paper: its formula is that of its abstract, its constants could not be checked.
 
-    Helps: CLIP models on renditions and styles.
+    Helps: CLIP models, whose knowledge of styles is what plain fine-tuning loses.
 
-    Cost: ft's; the pretrained features, once where nothing about the images is random; and every
-    prompt of every class of the set through the text tower, once.
+    Cost: ft's; all prompts of the set's classes through the text tower once, as many as for the
+    zero-shot head; the pretrained features, once where nothing about the images is random.
 
     Args:
         lambda_: weight of the penalty; 0 is plain fine-tuning.
 
-    Source: arXiv:2211.16175; the constant is not known here.
+    Source: arXiv:2211.16175.
     """
 
     lambda_: float = 1.0
@@ -39,32 +40,36 @@ class ContextAwareFinetuning:
 
     def finetune(self, task: Task) -> Classifier:
         """Fine-tune image tower and head."""
-        text = task.text_tower().requires_grad_(False).eval()
-        scale = text.logit_scale.exp()
-        contexts = contexts_of(task, text)  # (M, D)
         remember = task.features_of(task.pretrained)
+        text = task.text_tower().requires_grad_(False).eval()
+        words = text.logit_scale.detach().exp() * contexts(task, text)  # (C, D)
 
         def loss(model: Classifier, batch: Batch) -> Tensor:
             features = model.features(batch.images)  # (N, D)
             learned = F.cross_entropy(task.project(model.head(features)), batch.labels)
-            now, before = (scale * f @ contexts.T for f in (features, remember(batch)))
-            return learned + self.lambda_ * divergence(now, before)
+            log_p = F.log_softmax(features @ words.T, 1)  # (N, C)
+            log_p0 = F.log_softmax(remember(batch) @ words.T, 1)
+            drift = F.kl_div(log_p, log_p0, reduction="batchmean", log_target=True)
+            return learned + self.lambda_ * drift
 
         return task.fit(task.pretrained.copy(), loss)
 
 
-def contexts_of(task: Task, text: TextTower) -> Tensor:
-    """C: a direction for each prompt, the mean over the set's classes, (M, D).
+def contexts(task: Task, text: TextTower) -> Tensor:
+    """w, (C, D), each of length 1: one for each template.
 
     Raises:
-        ConfigError: classes differ in how many prompts they have.
+        ConfigError: the backbone has a single template.
     """
-    ids = [one for each in task.images.class_map for one in each]
-    prompts = [text.captions(one) for one in ids]
-    counts = sorted({len(one) for one in prompts})
-    expect(len(counts) == 1, "car-ft", "as many prompts of every class", counts)
-    total = torch.zeros((), device=task.device)
+    ids = sorted({one for several in task.images.class_map for one in several})
     with torch.no_grad():
-        for captions in prompts:
-            total = total + text(text.tokens(captions).to(task.device))
+        # A class at a time: all prompts of all classes are a hundred thousand texts.
+        total = torch.stack([
+            text(text.tokens(text.captions(one)).to(task.device)) for one in ids
+        ]).sum(0)  # fmt: skip
+    if len(total) < 2:
+        raise ConfigError(
+            [f"{task.label}: car-ft compares contexts, and the backbone's prompts have one "
+             "template only: take more of them."]
+        )  # fmt: skip
     return F.normalize(total, dim=1)

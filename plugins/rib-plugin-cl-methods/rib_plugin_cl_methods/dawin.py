@@ -1,6 +1,7 @@
-"""DaWiN: weights between before and after, chosen for each image (Oh et al., 2025)."""
+"""DaWin: weights interpolated for each image, by entropy (Oh et al., 2025)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,102 +13,99 @@ from rib_plugin_cl_methods.checks import expect
 
 @dataclass(frozen=True)
 class DynamicInterpolation:
-    """Classify each image by weights of its own between θ₀ and θ; trains nothing itself.
+    """Between θ₀ and θ_base as far as this image asks for; trains nothing itself.
 
-        θ(x) = (1 − c) θ₀ + c θ_base,     c(x) = exp(−H(p)) / ( exp(−H(p₀)) + exp(−H(p)) )
+        θ(x) = (1 − λ(x)) · θ₀ + λ(x) · θ_base
+        λ(x) = exp(−H(f_base(x))) / ( exp(−H(f₀(x))) + exp(−H(f_base(x))) )
 
-    H are the entropies, in nats, of what the fine-tuned and the pretrained model answer to the
-    image over the label space: the surer model has more say. c is rounded to one of some levels,
-    so that images of a batch share models; nothing is learnt from the images that are scored, and
-    what is said of one does not depend on the others. The authors' main variant does: it clusters
-    the c of all images of a test set, and takes the entropies over that set's classes.
+    H is the entropy of softmax f(x) over the whole label space: the surer model weighs more.
+    Everything is a function of the one image, so nothing is learned from the images that score
+    it. The authors' offset of λ and their clusters of it (a Beta mixture of three) are of a whole
+    test set, which makes theirs transductive; both are left out here, and so are the two
+    temperatures that they fit on ImageNet's validation images, and the restriction of H to the
+    classes of the test set. Instead of their clusters, λ is rounded. Features are its logits.
 
-    Helps: where shifts differ in which of the two models knows them.
+    Helps: where some images are the old model's and others the new one's, of which one alpha for
+    all, as in `wise-ft`, knows nothing.
 
-    Cost: the base; and for ever both models at each image and then that between them: three times
-    ft's, and an average of all weights for each level that a batch has.
+    Cost: the base; then three forward passes an image for ever, in up to `levels` + 1 parts a
+    batch, each with weights of its own. Exact weights (`levels=0`) are made for each image alone:
+    a pass over ImageNet's 50 000 images is that many batches of one, hours where it was minutes.
+    It cannot be merged.
 
     Args:
         base: the fine-tuning method, as a reference; it is made once.
-        levels: how many steps c has from 0 to 1; many are exact and slow.
+        space: `"weights"`; or `"outputs"`, which averages the two models' probabilities with λ,
+            as the authors' ablation, and takes two forward passes.
+        levels: λ is rounded to multiples of 1 / levels; 0 leaves it as it is.
 
-    Source: arXiv:2410.03782, its variant a sample.
+    Source: arXiv:2410.03782, and its authors' code for λ; their per-sample variant without offset.
     """
 
     base: str = "ft"
-    levels: int = 20
+    space: Literal["weights", "outputs"] = "weights"
+    levels: int = 10
 
     def __post_init__(self) -> None:
-        expect(self.levels >= 1, "dawin", "levels ≥ 1", self.levels)
+        expect(self.levels >= 0, "dawin", "levels ≥ 0", self.levels)
 
     def finetune(self, task: Task) -> Classifier:
-        """Put both models side by side."""
+        """Put both ends together."""
         return self.between(task.pretrained.copy(), task.checkpoint(self.base))
 
     def rebuild(self, pretrained: Classifier) -> Classifier:
-        """Between the pretrained classifier and itself."""
+        """The pretrained classifier at both ends."""
         return self.between(pretrained.copy(), pretrained.copy())
 
-    def between(self, start: Classifier, end: Classifier) -> Classifier:
-        """One classifier of two."""
-        heads = BetweenHeads(start.copy().head, end.copy().head)
-        encoder = BetweenEncoders(start, end, self.levels)
-        return Classifier(encoder, heads, start.preprocess).eval()
+    def between(self, old: Classifier, new: Classifier) -> Classifier:
+        """The classifier that goes between these two."""
+        encoder = Between(old, new, self.levels, weights=self.space == "weights")
+        return Classifier(encoder, nn.Identity(), old.preprocess).eval()
 
 
-class BetweenEncoders(nn.Module):
-    """Images (N, 3, S, S) → the features of the encoder that each asks for, and its c: (N, D + 1).
+class Between(nn.Module):
+    """Two classifiers of one architecture, and what is between them for an image.
 
     Args:
-        start, end: the models, with their heads: c comes from their answers.
-        levels: of c.
+        old, new: λ = 0 and λ = 1.
+        levels: λ is rounded to multiples of 1 / levels; 0 leaves it as it is.
+        weights: whether these are interpolated, or the probabilities.
     """
 
-    def __init__(self, start: Classifier, end: Classifier, levels: int):
+    def __init__(self, old: Classifier, new: Classifier, levels: int, *, weights: bool):
         super().__init__()
-        self.start, self.end, self.levels = start, end, levels
+        self.old, self.new = old, new
+        self.levels, self.weights = levels, weights
 
-    def shares(self, images: Tensor) -> Tensor:
-        """c: (N, 3, S, S) → (N,)."""
-        sureness = torch.stack([-entropy(model(images)) for model in (self.start, self.end)])
-        return (sureness.softmax(0)[1] * self.levels).round() / self.levels
+    def share(self, old: Tensor, new: Tensor) -> Tensor:
+        """λ, (N,), from both models' logits (N, label space)."""
+        # exp(−a) / (exp(−a) + exp(−b)) = sigmoid(b − a), which cannot overflow.
+        share = torch.sigmoid(entropy(old) - entropy(new))
+        return (share * self.levels).round() / self.levels if self.levels else share
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) → (N, D + 1)."""
-        shares = self.shares(images)
-        start, end = (dict(model.encoder.state_dict()) for model in (self.start, self.end))
-        parts, order = [], []
-        for share in shares.unique():
-            mine = (shares == share).nonzero().flatten()
-            weights = {
-                name: one.lerp(end[name], share.to(one)) if one.is_floating_point() else one
-                for name, one in start.items()
-            }
-            parts.append(functional_call(self.start.encoder, weights, (images[mine],)))
-            order.append(mine)
-        features = torch.cat(parts)[torch.cat(order).argsort()]
-        return torch.cat([features, shares[:, None]], 1)
+        """(N, 3, S, S) → (N, label space)."""
+        old, new = self.old(images), self.new(images)
+        share = self.share(old, new)
+        if not self.weights:
+            parts = (1 - share, old), (share, new)
+            return torch.logaddexp(*(w.log()[:, None] + z.log_softmax(1) for w, z in parts))
+        logits = torch.full_like(old, torch.nan)
+        for one in share.unique():
+            these = share == one
+            logits[these] = self.at(one, images[these])
+        return logits
 
-
-class BetweenHeads(nn.Module):
-    """Between two heads; where they are linear, the head of the weights between them.
-
-    Args:
-        start, end: features (N, D) → logits.
-    """
-
-    def __init__(self, start: nn.Module, end: nn.Module):
-        super().__init__()
-        self.start, self.end = start, end
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, D + 1) → (N, label space)."""
-        inner, share = features[:, :-1], features[:, -1:]
-        logits: Tensor = (1 - share) * self.start(inner) + share * self.end(inner)
+    def at(self, share: Tensor, images: Tensor) -> Tensor:
+        """Logits of the model with the weights and the statistics at λ = share."""
+        ends = self.new.state_dict()
+        state = {name: start.lerp(ends[name], share) if start.is_floating_point() else start
+                 for name, start in self.old.state_dict().items()}  # fmt: skip
+        logits: Tensor = functional_call(self.old, state, (images,))
         return logits
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Of the softmax of logits (N, K), in nats: (N,)."""
+    """Of softmax(logits), in nats: (N, K) → (N,)."""
     log_p = logits.log_softmax(1)
     return -(log_p.exp() * log_p).sum(1)

@@ -1,10 +1,10 @@
-"""Ensembles of outputs: of the models before and after, or of several fine-tunings."""
+"""Output-space ensembles: what several checkpoints say of an image, averaged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rib_harness import Classifier, Task, members_of
@@ -13,26 +13,29 @@ from rib_plugin_cl_methods.checks import expect
 
 @dataclass(frozen=True)
 class OutputEnsemble:
-    """Average what several checkpoints answer, not their weights; trains nothing itself.
+    """Average the answers of several checkpoints, not their weights; trains nothing itself.
 
-        p(y | x) = Σ_m w_m · softmax f_m(x),      Σ w = 1
+        p(x) = Σ_m w_m softmax f_m(x)        or, of logits,        f(x) = Σ_m w_m f_m(x)
 
-    or the same mean of logits, f = Σ w f_m. `pretrained`, if it is a member, weighs 1 − alpha, and
-    the others share the rest alike. `pretrained+ft` is the output-space ensemble beside which
-    WiSE-FT was proposed; `ft+ft@1+ft@2` is a deep ensemble of fine-tunings that differ in their
-    seed.
+    Logits of the result are log p, over the whole label space; its features are those of all
+    members, side by side.
 
-    Helps: where weights cannot be averaged, since the members are far apart. It bounds from above
-    what averages of weights are hoped to give.
+    Helps: no two weights have to fit each other, as those of an average must. What a weight
+    average gains beyond this one is its own.
 
-    Cost: the members'; and for ever the memory and the time of all of them at each image.
+    Cost: the members'; then as many forward passes an image as there are members, for ever, and
+    the weights of all of them. It cannot be merged.
 
     Args:
-        members: references joined by `+`; `pretrained` is the untouched model. Each is made once.
-        alpha: weight of all members but the pretrained one.
-        average: of `"probabilities"` over the label space, or of `"logits"`.
+        members: references joined by `+`; `pretrained` is the untouched model. A deep ensemble
+            over seeds is `ft+ft@1+ft@2`.
+        alpha: what the fine-tuned members weigh together, each alike; `pretrained` has the rest.
+            Without it among them, or without others, all weigh the same. Never choose it on a set
+            that scores it.
+        average: of `"probabilities"` or of `"logits"`.
 
-    Source: arXiv:2109.01903 (output space), arXiv:2010.06866 (several fine-tunings).
+    Source: arXiv:2010.06866 for deep ensembles of fine-tuned models; the output-space ensemble of
+    arXiv:2109.01903 for the default, which averages logits there.
     """
 
     members: str = "pretrained+ft"
@@ -40,47 +43,42 @@ class OutputEnsemble:
     average: Literal["probabilities", "logits"] = "probabilities"
 
     def __post_init__(self) -> None:
-        names = members_of(self.members)
-        expect(bool(names) and all(names), "ensemble", "members such as ft+lwf", repr(self.members))
-        expect(len(set(names)) == len(names), "ensemble", "each member once", repr(self.members))
+        fine = bool(self.members) and all(members_of(self.members))
+        expect(fine, "ensemble", "members such as pretrained+ft", repr(self.members))
         expect(0 <= self.alpha <= 1, "ensemble", "alpha in 0 … 1", self.alpha)
 
     def finetune(self, task: Task) -> Classifier:
-        """Put the members side by side."""
-        models = [task.checkpoint(member) for member in members_of(self.members)]
-        return self.side_by_side(models)
+        """Put the members together."""
+        return self.of([task.checkpoint(member) for member in members_of(self.members)])
 
     def rebuild(self, pretrained: Classifier) -> Classifier:
-        """As many pretrained classifiers side by side."""
-        return self.side_by_side([pretrained.copy() for _ in members_of(self.members)])
+        """As many copies of the pretrained classifier as there are members."""
+        return self.of([pretrained.copy() for _ in members_of(self.members)])
 
-    def side_by_side(self, models: list[Classifier]) -> Classifier:
-        """One classifier of several of one architecture."""
-        some = next(models[0].parameters())
-        size = models[0].preprocess.size
-        with torch.no_grad():
-            probe = some.new_zeros(1, 3, size, size)
-            width = models[0].eval().features(probe).shape[1]
-        encoder = Together([model.encoder for model in models])
-        heads = Apart([m.head for m in models], self.weights(), width, self.average == "logits")
-        return Classifier(encoder, heads, models[0].preprocess).eval()
+    def of(self, models: Sequence[Classifier]) -> Classifier:
+        """The ensemble of these models, in the order of the members."""
+        encoder = SideBySide([model.encoder for model in models])
+        heads = [model.head for model in models]
+        head = AveragedHeads(heads, self.weights(), probabilities=self.average == "probabilities")
+        return Classifier(encoder, head, models[0].preprocess).eval()
 
     def weights(self) -> list[float]:
-        """w, in the order of the members."""
-        names = members_of(self.members)
-        others = len(names) - ("pretrained" in names)
-        if others == len(names):
-            return [1 / others] * others
-        return [
-            1 - self.alpha * bool(others) if name == "pretrained" else self.alpha / others
-            for name in names
-        ]
+        """w, which sum to 1."""
+        old = [member == "pretrained" for member in members_of(self.members)]
+        if all(old) or not any(old):
+            return [1 / len(old)] * len(old)
+        share = {True: (1 - self.alpha) / sum(old), False: self.alpha / (len(old) - sum(old))}
+        return [share[one] for one in old]
 
 
-class Together(nn.Module):
-    """Images (N, 3, S, S) → the features of all encoders side by side, (N, M · D)."""
+class SideBySide(nn.Module):
+    """Several encoders' features in one row.
 
-    def __init__(self, encoders: list[nn.Module]):
+    Args:
+        encoders: M of them, each images (N, 3, S, S) → features (N, D).
+    """
+
+    def __init__(self, encoders: Sequence[nn.Module]):
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
 
@@ -89,26 +87,28 @@ class Together(nn.Module):
         return torch.cat([encoder(images) for encoder in self.encoders], 1)
 
 
-class Apart(nn.Module):
-    """A head for each part of the features, and the mean of what they answer.
+class AveragedHeads(nn.Module):
+    """What several heads say, each of its own features, averaged.
 
     Args:
-        heads: each of features (N, D).
-        weights: of the mean.
-        width: D.
-        logits: average logits; else probabilities, whose logarithms are returned.
+        heads: M of them, each features (N, D) → logits.
+        weights: w.
+        probabilities: whether these are averaged, or the logits.
     """
 
-    def __init__(self, heads: list[nn.Module], weights: list[float], width: int, logits: bool):
+    def __init__(self, heads: Sequence[nn.Module], weights: Sequence[float], *,
+                 probabilities: bool):  # fmt: skip
         super().__init__()
         self.heads = nn.ModuleList(heads)
-        self.weights, self.width, self.logits = weights, width, logits
+        self.weights = tuple(weights)
+        self.probabilities = probabilities
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, M · D) → (N, label space)."""
-        parts = features.split(self.width, 1)
-        answers = torch.stack([h(part) for h, part in zip(self.heads, parts, strict=True)])
-        weights = answers.new_tensor(self.weights)[:, None, None]
-        if self.logits:
-            return (weights * answers).sum(0)
-        return (F.log_softmax(answers, 2) + weights.log()).logsumexp(0)
+        """(N, M · D) → logits."""
+        parts = features.chunk(len(self.heads), 1)
+        logits = torch.stack([head(z) for head, z in zip(self.heads, parts, strict=True)])
+        weights = logits.new_tensor(self.weights)[:, None, None]
+        if not self.probabilities:
+            return (weights * logits).sum(0)
+        # In logarithms: a probability may be too small for a number, its logarithm is not.
+        return (logits.log_softmax(2) + weights.log()).logsumexp(0)

@@ -28,7 +28,6 @@ from rib_plugin_cl_methods.l2_sp import L2SP
 from rib_plugin_cl_methods.mas import MemoryAwareSynapses
 from rib_plugin_cl_methods.pretraining_data import PretrainingData
 from rib_plugin_cl_methods.projection import projected
-from rib_plugin_cl_methods.self_distillation import SelfDistillation
 from rib_plugin_cl_methods.si import PathIntegral, SynapticIntelligence
 from rib_plugin_cl_methods.tpgm import TrainableProjection
 from torch import Tensor, nn
@@ -463,25 +462,6 @@ def test_both_losses_are_weighed_and_the_old_images_are_drawn_from_the_chosen() 
         x, y = inputs_of(OTHER)[drawn], torch.tensor(OTHER.labels)[drawn]
         expected = learned + 0.3 * F.cross_entropy(model(x), y)
     assert value == pytest.approx(expected.item(), rel=1e-5)
-
-
-# self-distillation
-
-
-def test_self_distillation_learns_a_teachers_features_and_is_then_fine_tuned() -> None:
-    """Source: SGD written out: cross-entropy and the relative squared gap, then cross-entropy."""
-    task = plain_task(epochs=3)
-    teacher = task.pretrained.copy()
-    moved(teacher)
-    taught = teacher.encoder(inputs_of(task.images)).detach()
-
-    def gap(model: Classifier, x: Tensor) -> Tensor:
-        return 0.5 * ((model.encoder(x) - taught) ** 2).sum() / (taught**2).sum()
-
-    student = descended(task, 3, extra=gap)
-    expected = descended(replace(task, pretrained=student), 3)
-    task = replace(task, checkpoints={"ft": teacher})
-    assert_near(SelfDistillation(lambda_=0.5).finetune(task), expected)
 
 
 # ema

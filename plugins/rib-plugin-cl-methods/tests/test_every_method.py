@@ -26,7 +26,8 @@ NETS: dict[str, Callable[[], Classifier]] = {
     "conv": tiny_classifier,
     "clip": lambda: tiny_clip()[0],
 }
-BOTH, VIT, CLIP, EVERY = ("vit", "conv"), ("vit",), ("clip",), ("vit", "conv", "clip")
+BOTH, VIT, CONV, CLIP = ("vit", "conv"), ("vit",), ("conv",), ("clip",)
+EVERY = (*BOTH, *CLIP)
 ALL, HEAD = r".*", r"head\..*"
 
 
@@ -97,9 +98,10 @@ CASES = {
     "lwf": Case(),
     "feature-distill": Case(),
     "dp-transfer": Case("teacher=another", nets=EVERY),
-    "self-distillation": Case(nets=EVERY, fits=2),
+    "self-distillation": Case(nets=EVERY, fits=3),
     "fsr": Case(nets=EVERY),
-    "twins": Case(nets=("conv",)),
+    "twins": Case(trains=r"(encoder|head|twins)\..*", nets=CONV),
+    "twins:eps=0.1": Case("eps=0.1", r"(encoder|head|twins)\..*", CONV),
     "ldifs": Case(nets=EVERY),
     "wise-ft": Case(fits=0),
     "lines": Case(nets=EVERY, fits=0),
@@ -109,6 +111,7 @@ CASES = {
     "ensemble": Case(nets=EVERY, fits=0, exact=False),
     "ensemble:average=logits": Case("average=logits", nets=EVERY, fits=0),
     "dawin": Case(nets=EVERY, fits=0),
+    "dawin:space=outputs": Case("space=outputs", nets=EVERY, fits=0, exact=False),
     "best-of": Case("members=ft+lwf", fits=0),
     "flyp": Case("lr=0.01", r"(encoder|text)\..*", CLIP),
     "carot": Case("lr=0.01,orthogonality=0.01", r"(encoder|text)\..*", CLIP),

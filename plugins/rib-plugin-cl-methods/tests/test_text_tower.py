@@ -1,4 +1,4 @@
-"""The methods with a text tower: flyp, carot, lipsum-ft, car-ft and clipood, on a toy.
+"""The methods with a text tower: flyp, carot, lipsum-ft, car-ft, clipood, on a toy of both towers.
 
 Expected values come from open_clip's loss, from loops and closed forms in numpy, or from training
 loops written out in plain torch; each test says from which.
@@ -15,9 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rib_plugin_cl_methods import carot
-from rib_plugin_cl_methods.car_ft import ContextAwareFinetuning
+from rib_plugin_cl_methods.car_ft import ContextAwareFineTuning, contexts
 from rib_plugin_cl_methods.carot import CalibratedRobustFinetuning, unorthogonal
-from rib_plugin_cl_methods.clipood import ClipOutOfDistribution
+from rib_plugin_cl_methods.clipood import BetaAverage, GeneralizingClip, class_texts
 from rib_plugin_cl_methods.divergence import divergence
 from rib_plugin_cl_methods.flyp import FinetuneLikeYouPretrain
 from rib_plugin_cl_methods.ft import FineTuning
@@ -34,7 +34,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "flyp": lambda: FinetuneLikeYouPretrain(lr=0.01),
     "carot": lambda: CalibratedRobustFinetuning(lr=0.01, decay=(0.5, 0.5), every=1),
     "lipsum-ft": lambda: LipsumFineTuning(texts=5),
-    "car-ft": lambda: ContextAwareFinetuning(),
+    "car-ft": lambda: ContextAwareFineTuning(),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 both_towers = pytest.mark.parametrize("name", ["flyp", "carot"])
@@ -292,11 +292,14 @@ def test_without_a_text_tower_each_says_so(name: str) -> None:
                              ("decay", (0.9,)), ("every", 0), ("lr", 0), ("lr", -1),
                              ("weight_decay", -0.1)]]
     + [(LipsumFineTuning, {option: value})
-       for option, value in [("lambda_", -0.1), ("texts", 0), ("length", 0)]],
+       for option, value in [("lambda_", -0.1), ("texts", 0), ("length", 0)]]
+    + [(ContextAwareFineTuning, {"lambda_": -0.1})]
+    + [(GeneralizingClip, {option: value})
+       for option, value in [("lambda_", -0.1), ("beta", 0), ("lr", 0), ("weight_decay", -0.1)]],
 )  # fmt: skip
 def test_wrong_options_are_told(method: Any, wrong: dict[str, float]) -> None:
     """Source: weights and decays are not negative, an average's decay is a share, and so on."""
-    with pytest.raises(ConfigError, match=r"^(flyp|carot|lipsum-ft): expected"):
+    with pytest.raises(ConfigError, match=r"^(flyp|carot|lipsum-ft|car-ft|clipood): expected"):
         method(**wrong)
 
 
@@ -551,85 +554,145 @@ def test_the_text_tower_of_lipsum_is_frozen_and_the_texts_are_anew_each_step(
     assert len({str(tokens.tolist()) for tokens in drawn}) == len(drawn) == 9
 
 
-# CLIPood
-
-
-def test_the_loss_of_clipood_is_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Source: the statements of `train` in thuml/CLIPood's engine.py, in numpy."""
-    task = task_for()
-    model, loss, rest = fit_of(ClipOutOfDistribution(lambda_=0.4), task, monkeypatch)
-    shaken(model)
-    batch, scale = whole_batch(task), np.exp(2.0)
-    weight = task.pretrained.head.get_parameter("weight").detach().double().numpy()
-    words = weight / np.linalg.norm(weight, axis=1, keepdims=True)
-    with torch.no_grad():
-        model.head.get_parameter("weight").copy_(task.pretrained.head.get_parameter("weight"))
-        f = model.features(batch.images).double().numpy()
-    labels = batch.labels.numpy()
-    ids = np.array([one for (one,) in task.images.class_map])
-    y = scale * (f - 0.4 * words[ids[labels]]) @ words[ids].T
-    expected = np.mean(
-        [np.log(np.exp(row).sum()) - row[k] for row, k in zip(y, labels, strict=True)]
-    )
-    assert loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
-    assert (rest["optimizer"], rest["lr"], rest["weight_decay"]) == ("adamw", 5e-6, 0.1)
-
-
-@pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
-def test_clipood_averages_by_a_beta_density(beta: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Source: scipy's density, and the weights after each update, pretrained ones first."""
-    from scipy import stats
-
-    path = [state_of(task_for().pretrained)]
-    original = _Fit.update
-
-    def update(self: Any, *arguments: Any) -> Any:
-        given = original(self, *arguments)
-        path.append(state_of(self.model))
-        return given
-
-    monkeypatch.setattr(_Fit, "update", update)
-    result = ClipOutOfDistribution(lr=0.01, beta=beta).finetune(task_for())
-    assert len(path) == 10
-    density = stats.beta(beta, beta).pdf((np.arange(10) + 0.5) / 10)
-    assert differing(path[0], path[-1]) == {n for n in path[0] if n.startswith("encoder")}
-    for name, tensor in result.state_dict().items():
-        states = np.stack([state[name].double().numpy() for state in path])
-        expected = np.tensordot(density / density.sum(), states, 1)
-        np.testing.assert_allclose(tensor, expected, rtol=1e-5, atol=1e-6)
-
-
 # CAR-FT
 
 
+def contexts_by_hand(text: Any, ids: list[int]) -> np.ndarray:
+    """Rows of the word alone and of it behind word 19: means over classes, of length 1."""
+    words, out = (w.detach().double().numpy() for w in (text.words.weight, text.out.weight))
+    rows = []
+    for prompt in (lambda k: words[k], lambda k: (words[19] + 3 * words[k]) / 4):
+        all_of_it = np.stack([prompt(k) @ out.T for k in ids])
+        all_of_it /= np.linalg.norm(all_of_it, axis=1, keepdims=True)
+        rows.append(all_of_it.mean(0))
+    made = np.stack(rows)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
 def test_the_penalty_of_car_ft_is_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Source: loops in numpy over prompts, classes and images."""
+    """Source: numpy, from the toy's words on: contexts of the set's own ids, softmax, KL."""
     task = task_for(images=tiny_images(classes=3, class_map=SEVERAL))
-    model, loss, _ = fit_of(ContextAwareFinetuning(lambda_=0.3), task, monkeypatch)
+    model, loss, _ = fit_of(ContextAwareFineTuning(lambda_=0.3), task, monkeypatch)
     shaken(model)
     batch, text = whole_batch(task), TinyTextTower()
-    contexts = []
+    words = contexts_by_hand(text, [0, 1, 3, 5, 7, 9])
+    np.testing.assert_allclose(contexts(task, text), words, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        for m in range(2):
-            texts = [text.captions(one)[m] for ids in SEVERAL for one in ids]
-            total = text(text.tokens(texts)).double().numpy().sum(0)
-            contexts.append(total / np.linalg.norm(total))
         old, new = (one.features(batch.images).double().numpy() for one in (task.pretrained, model))
-        learned = task.cross_entropy(model, batch).item()
-    before, now = (np.exp(2.0) * features @ np.array(contexts).T for features in (old, new))
-    assert loss(model, batch).item() == pytest.approx(learned + 0.3 * kl(before, now), rel=1e-5)
+        logits = model(batch.images).double().numpy()
+    learned = 0.0
+    for i, label in enumerate(batch.labels.tolist()):
+        classes = [np.exp(logits[i, list(ids)]).sum() for ids in SEVERAL]
+        learned -= np.log(classes[label] / sum(classes)) / len(batch)
+    penalty = kl(np.exp(2.0) * old @ words.T, np.exp(2.0) * new @ words.T)
+    assert penalty > 1e-3
+    value = loss(model, batch)
+    assert value.item() == pytest.approx(learned + 0.3 * penalty, rel=1e-5)
+    value.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_without_its_penalty_car_ft_is_plain_fine_tuning() -> None:
-    """Source: ft."""
+    """Source: ft; the penalty changes every weight of the image tower, and no text."""
     expected = FineTuning().finetune(task_for())
-    assert_same(ContextAwareFinetuning(lambda_=0).finetune(task_for()), expected)
+    off = ContextAwareFineTuning(lambda_=0).finetune(task_for())
+    torch.testing.assert_close(off.state_dict(), expected.state_dict())
+    on = ContextAwareFineTuning(lambda_=5).finetune(task_for())
+    assert differing(on.state_dict(), expected.state_dict()) == set(expected.state_dict())
 
 
-def test_car_ft_asks_for_as_many_prompts_of_every_class() -> None:
-    class Odd(TinyTextTower):
-        def captions(self, label: int) -> list[str]:
-            return super().captions(label)[: 1 + label % 2]
+def test_a_single_template_has_no_contexts() -> None:
+    """Source: the softmax of one number is 1."""
+    with pytest.raises(ConfigError, match="one template only"):
+        ContextAwareFineTuning().finetune(task_for(text=OneCaption()))
 
-    with pytest.raises(ConfigError, match=r"as many prompts of every class, got \[1, 2\]"):
-        ContextAwareFinetuning().finetune(task_for(text=Odd()))
+
+# CLIPood
+
+#: What the authors' code gives; see make_clipood_dawin_twins.py.
+CLIPOOD = json.loads(Path(__file__).with_name("clipood_dawin_twins.json").read_text())["clipood"]
+
+
+class Fixed(nn.Module):
+    """An encoder whose features are those that it is given."""
+
+    def __init__(self, features: Tensor):
+        super().__init__()
+        self.rows = nn.Parameter(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.rows[: len(images)], dim=1)
+
+
+def test_the_loss_of_clipood_is_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source: clipood_dawin_twins.json."""
+    features, text = torch.tensor(CLIPOOD["features"]), torch.tensor(CLIPOOD["text"])
+    tower = TinyTextTower(4)
+    tower.logit_scale.data.fill_(np.log(20.0))
+    head = nn.Linear(6, 4, bias=False)
+    head.weight.data = 20 * text
+    pretrained = Classifier(Fixed(features), head, tiny_clip()[0].preprocess)
+    task = task_for(pretrained=pretrained, text=tower, images=tiny_images(7, classes=4))
+    torch.testing.assert_close(class_texts(task, pretrained, tower), text)
+    model, loss, _ = fit_of(GeneralizingClip(), task, monkeypatch)
+    batch = Batch(torch.zeros(7, 3, 8, 8), torch.tensor(CLIPOOD["labels"]), torch.arange(7))
+    assert loss(model, batch).item() == pytest.approx(CLIPOOD["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_the_average_of_clipood_is_the_authors(beta: float) -> None:
+    """Source: clipood_dawin_twins.json; a weight that takes the recorded values."""
+    path = torch.tensor(CLIPOOD["path"])
+    model: Any = nn.Linear(3, 1, bias=False)
+    model.weight.data = path[:1].clone()
+    average = BetaAverage(model, beta, len(path) - 1)
+    for row in path[1:]:
+        model.weight.data = row[None].clone()
+        average.follow()
+    average.write()
+    expected = torch.tensor([CLIPOOD["averages"][str(beta)]])
+    torch.testing.assert_close(model.weight.data, expected)
+
+
+def test_clipood_is_adamw_on_its_loss_and_gives_the_average() -> None:
+    """Source: the loop written out in plain torch, with scipy's density; several ids a class."""
+    from scipy.stats import beta as density
+
+    pretrained, text = tiny_clip()
+    images = tiny_images(classes=3, class_map=SEVERAL)
+    task = task_for(images=images, **WHOLE)
+    model, batch = pretrained.copy(), whole_batch(task)
+    rows = pretrained.head.weight.detach() / np.exp(2.0)
+    texts = torch.stack([F.normalize(rows[list(ids)].sum(0), dim=0) for ids in SEVERAL])
+    optimizer = torch.optim.AdamW(model.encoder.parameters(), 0.01, weight_decay=0.3)
+    path = [state_of(model)]
+    for _ in range(3):
+        cosines = (model.features(batch.images) - 0.4 * texts[batch.labels]) @ rows.T
+        odds = (np.exp(2.0) * cosines).exp()
+        own = torch.stack([odds[:, list(ids)].sum(1) for ids in SEVERAL], 1)
+        loss = -(own[range(24), batch.labels] / own.sum(1)).log().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        path.append(state_of(model))
+    weights = density.pdf((np.arange(4) + 0.5) / 4, 0.5, 0.5)
+    expected = {name: sum(float(w) * one[name] for w, one in zip(weights, path, strict=True))
+                / float(weights.sum()) for name in path[0]}  # fmt: skip
+    result = GeneralizingClip(lambda_=0.4, lr=0.01, weight_decay=0.3).finetune(task)
+    torch.testing.assert_close(dict(result.state_dict()), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(result.head.weight, pretrained.head.weight)
+    assert all(p.requires_grad for p in result.parameters())
+    assert differing(text.state_dict(), TinyTextTower().state_dict()) == set()
+
+
+def test_clipood_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Source: a run without an interruption, to the bit, its average too."""
+    method = GeneralizingClip(lr=0.01)
+    expected = method.finetune(task_for())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        updates(patch, (5, "before"))
+        method.finetune(task_for(work=tmp_path))
+    for _ in range(2):
+        assert_same(method.finetune(task_for(work=tmp_path)), expected)
