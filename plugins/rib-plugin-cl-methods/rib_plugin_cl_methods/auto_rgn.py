@@ -68,7 +68,7 @@ class Rates:
     def follow(self) -> None:
         """Called after each update."""
         self.step += 1
-        if self.step % self.task.steps_per_epoch == 0:
+        if self.step % self.task.steps_per_epoch == 0 and self.step < self.task.steps:
             self.measure()
 
     def measure(self) -> None:

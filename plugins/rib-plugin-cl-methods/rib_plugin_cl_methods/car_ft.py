@@ -40,9 +40,9 @@ class ContextAwareFineTuning:
 
     def finetune(self, task: Task) -> Classifier:
         """Fine-tune image tower and head."""
-        remember = task.features_of(task.pretrained)
         text = task.text_tower().requires_grad_(False).eval()
         words = text.logit_scale.detach().exp() * contexts(task, text)  # (C, D)
+        remember = task.features_of(task.pretrained)
 
         def loss(model: Classifier, batch: Batch) -> Tensor:
             features = model.features(batch.images)  # (N, D)

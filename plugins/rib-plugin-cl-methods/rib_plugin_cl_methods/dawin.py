@@ -21,9 +21,9 @@ class DynamicInterpolation:
     H is the entropy of softmax f(x) over the whole label space: the surer model weighs more.
     Everything is a function of the one image, so nothing is learned from the images that score
     it. The authors' offset of λ and their clusters of it (a Beta mixture of three) are of a whole
-    test set, which makes theirs transductive; both are left out here, and so are the two
-    temperatures that they fit on ImageNet's validation images, and the restriction of H to the
-    classes of the test set. Instead of their clusters, λ is rounded. Features are its logits.
+    test set, which makes theirs transductive; both are left out here, and so are a temperature for
+    each model, and the restriction of H to the classes of the test set. Instead of their clusters,
+    λ is rounded. Features are its logits.
 
     Helps: where some images are the old model's and others the new one's, of which one alpha for
     all, as in `wise-ft`, knows nothing.

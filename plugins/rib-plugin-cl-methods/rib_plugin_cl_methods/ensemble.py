@@ -34,8 +34,8 @@ class OutputEnsemble:
             that scores it.
         average: of `"probabilities"` or of `"logits"`.
 
-    Source: arXiv:2010.06866 for deep ensembles of fine-tuned models; the output-space ensemble of
-    arXiv:2109.01903 for the default, which averages logits there.
+    Source: arXiv:2010.06866 for deep ensembles of fine-tuned models; arXiv:2109.01903 for that of
+    both ends of the fine-tuning, its output-space ensemble.
     """
 
     members: str = "pretrained+ft"
