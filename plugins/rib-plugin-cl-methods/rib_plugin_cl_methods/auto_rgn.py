@@ -17,10 +17,11 @@ class RelativeGradientNorms:
 
         lr_i = lr · r_i / max r,      r_i = mean over batches of ‖∂ CE / ∂θ_i‖ / ‖θ_i‖
 
-    for each tensor, from a few batches at the start of every epoch; the parameters of batch-norm
-    stay, as in the authors' code. Optimizer and schedule are the recipe's, and go on from epoch to
-    epoch, where the authors begin a new Adam; the few batches are drawn anew and seen without
-    dropout and with the running statistics. A tensor of zeros gets the largest rate.
+    for each tensor, from a few batches at the start of every epoch, in eval mode. Batch-norm is
+    frozen, statistics and all, as in the authors' code. Optimizer and schedule are the recipe's,
+    and go on from epoch to epoch, where the authors begin a new Adam. One tensor has the recipe's
+    rate and the others less, so search it: they do, in 1e-5 … 1e-1. A tensor of zeros has the
+    largest rate, too.
 
     Helps: where a shift asks for some layers only: the lowest for corruptions, its authors find,
     the highest for new labels.
@@ -39,12 +40,16 @@ class RelativeGradientNorms:
         expect(self.batches >= 1, "auto-rgn", "batches ≥ 1", self.batches)
 
     def finetune(self, task: Task) -> Classifier:
-        """Fine-tune with rates that are set anew at every epoch."""
+        """Fine-tune all but batch-norm, with rates that are set anew at every epoch."""
         model = task.pretrained.copy().to(task.device)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.requires_grad_(False)
         rates = Rates(task, model, self.batches)
-        return task.fit(
+        model = task.fit(
             model, lr_scales=rates.scales, state={"rates": rates}, after_step=rates.follow
         )
+        return model.requires_grad_(True)
 
 
 class Rates:
@@ -60,8 +65,6 @@ class Rates:
         self.task, self.model, self.batches = task, model, batches
         self.generator = task.generator("auto-rgn")
         self.step = 0
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self.fixed = {id(p) for norm in norms for p in norm.parameters()}
         self.scales: dict[str, float] = {}
         self.measure()
 
@@ -73,7 +76,7 @@ class Rates:
 
     def measure(self) -> None:
         """Set the factors by the model as it is."""
-        named = dict(self.model.named_parameters())
+        named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         order = torch.randperm(len(self.task.images), generator=self.generator)
@@ -86,12 +89,9 @@ class Rates:
             total += torch.stack(ratios).detach()
         for module, training in modes.items():
             module.training = training
-        moving = [i for i, p in enumerate(named.values()) if id(p) not in self.fixed]
-        known = [float(total[i]) for i in moving if total[i].isfinite()]
-        largest = max(known, default=0.0) or 1.0
-        for i, name in enumerate(named):
-            ratio = float(total[i]) / largest if total[i].isfinite() else 1.0
-            self.scales[name] = ratio if i in moving else 0.0
+        largest = max([float(one) for one in total if one.isfinite()], default=0.0) or 1.0
+        for name, one in zip(named, total, strict=True):
+            self.scales[name] = float(one) / largest if one.isfinite() else 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """What changes."""

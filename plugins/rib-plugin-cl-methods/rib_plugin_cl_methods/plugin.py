@@ -136,6 +136,7 @@ def register_methods() -> list[MethodSpec]:
               knobs=(RATE, Knob("decay", 0.4, 0.9, log=False))),
         _spec("auto-rgn", "auto_rgn:RelativeGradientNorms",
               "Rates by how strongly the new images pull each tensor.", "arXiv:2210.11466",
+              trains="all but batch-norm",
               knobs=(RATE,)),
         _spec("spd", "spd:SelectiveProjectionDecay",
               "Draws back to θ₀ what runs on against its gradient.", "arXiv:2411.01713",
