@@ -138,7 +138,8 @@ def fit(
         after_step: called after each update, while the gradients that made it are still there,
             unscaled.
         lr_scales: factors on the learning rate by the name of the parameter, 1 where none is
-            given; read before each update, so that `after_step` may change them.
+            given; read before each update, so that `after_step` may change them. A name that the
+            model does not have is a ConfigError.
 
     Returns:
         The trained classifier, in eval mode.
@@ -194,6 +195,14 @@ class _Fit:
         self.names, self.parameters = list(trained), list(trained.values())
         if not self.parameters:
             raise ConfigError([f"{job.label}: no parameter of the model requires gradients."])
+        known = [name for name, _ in model.named_parameters()]
+        if wrong := [name for name in lr_scales or () if name not in known]:
+            raise ConfigError(
+                [
+                    f"{job.label}: lr_scales has {wrong[0]!r}, which is no parameter of the model."
+                    f"{nearest(wrong[0], known)}"
+                ]
+            )
         # A rate of its own needs a group of its own.
         groups = None if lr_scales is None else [{"params": [p]} for p in self.parameters]
         optimizer = make_optimizer(recipe, groups or self.parameters)

@@ -144,6 +144,12 @@ def test_the_schedule_holds_for_every_rate() -> None:
     torch.testing.assert_close(result.state_dict(), model.state_dict(), atol=1e-6, rtol=1e-4)
 
 
+def test_a_rate_of_no_parameter_is_told() -> None:
+    task = tiny_task()
+    with pytest.raises(ConfigError, match=r"'head.wait', which is no parameter.*'head.weight'"):
+        task.fit(task.pretrained.copy(), lr_scales={"head.wait": 0.5})
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_lines_scales_as_its_authors(alpha: float) -> None:
     """Source: `LiNeS_scaling` of wang-kee/LiNeS: keys with `.i.`, alpha + beta · i / (L − 1)."""
