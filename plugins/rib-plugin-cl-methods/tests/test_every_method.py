@@ -276,7 +276,12 @@ def test_the_loss_falls_on_digits(backbone: str, tmp_path: Path) -> None:
     """
     net = "vit" if backbone == "digits-vit" else "conv"
     names = [name for name, n in FITTING if n == net and (net == "conv" or CASES[name].nets == VIT)]
-    references = {name: name.replace("si", "si:old=digits-train") for name in names}
+    given = {
+        "si": "si:old=digits-train",
+        "pretraining-data": "pretraining-data:data=digits-train",
+        "dp-transfer": "dp-transfer:teacher=digits-vit",
+    }
+    references = {name: given.get(name, name) for name in names}
     results = rib_harness.run(
         backbone=backbone,
         method=[references[name] for name in names],
