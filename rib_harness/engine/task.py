@@ -163,7 +163,7 @@ class Task:
             raise ConfigError(
                 [f"{self.label}: nothing is held out; say `holds_out` in the method's spec."]
             )
-        return replace(self, pixels=self.held, held=None)
+        return replace(self, pixels=self.held, held=None, teachers={})
 
     def on(self, dataset: str) -> Task:
         """The same task on another dataset, which the method `reads`."""
@@ -175,7 +175,9 @@ class Task:
             # method without them.
             stages = itertools.count(1000 * (1 + len(self._others)))
             pixels = self.datasets[dataset]
-            self._others[dataset] = replace(self, pixels=pixels, held=None, stages=stages)
+            self._others[dataset] = replace(
+                self, pixels=pixels, held=None, stages=stages, teachers={}
+            )
         return self._others[dataset]
 
     def run(self, reference: str, start: Classifier, **recipe: Any) -> Classifier:
