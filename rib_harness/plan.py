@@ -894,6 +894,10 @@ class _Planner:
                 self.suite.provenance(),
                 backbone.bound.component.provenance(),
                 *([method.component.provenance()] if method else []),
+                *(
+                    self.teachers[text].bound.component.provenance()
+                    for text in dict.fromkeys(self._all_teachers(method) if method else [])
+                ),
                 *(self.datasets[name].bound.component.provenance() for name in self.datasets),
             ],
             **(

@@ -313,7 +313,8 @@ class _Walk:
         """
         missing = self.plan.missing
         for step in missing:
-            self.pretrained(step.backbone)
+            for backbone in (step.backbone, *(teacher for teacher, _ in step.teachers.values())):
+                self.pretrained(backbone)
         self.check_disk(missing)
         baselines = [step for step in missing if step.is_baseline]
         answers = self.plan.expected
@@ -395,16 +396,9 @@ class _Walk:
         """Threads of torch that work on it, on a CPU."""
         return number_for(self.pretrained(step.backbone), self.session.config.threads)
 
-    def pixels_to_train_on(
-        self, step: Step, preprocess: Preprocess | None = None
-    ) -> tuple[Pixels, Pixels | None]:
-        """The fine-tuning set without the images that the recipe leaves out, and the held-out.
-
-        Args:
-            step: whose.
-            preprocess: another than the step's own.
-        """
-        pixels, held = self.pixels_of(step.dataset, preprocess or step.preprocess), None
+    def pixels_to_train_on(self, step: Step) -> tuple[Pixels, Pixels | None]:
+        """The fine-tuning set without the images that the recipe leaves out, and the held-out."""
+        pixels, held = self.pixels(step), None
         if step.recipe is None:
             raise TypeError(step)
         rest = np.arange(len(pixels))
@@ -590,7 +584,7 @@ class _Walk:
             pixels, held = self.pixels_to_train_on(step)
             datasets = {name: self.pixels_of(*one) for name, one in step.reads.items()}
             teachers = {
-                text: (self.own(one), self.pixels_to_train_on(step, preprocess)[0])
+                text: (self.own(one), self.pixels_of(step.dataset, preprocess))
                 for text, (one, preprocess) in step.teachers.items()
             }
             given = {"": pixels, **({"held_out": held} if held else {}), **datasets}

@@ -45,11 +45,13 @@ class Batch:
         images: (N, 3, S, S), normalised float32, on the device.
         labels: (N,), indices into the fine-tuning set's classes.
         index: (N,), which images of the set these are.
+        view: how their pictures were drawn; None shows them as they are.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    view: Augment | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,7 +63,7 @@ class Batch:
         columns = zip(
             self.images.split(size), self.labels.split(size), self.index.split(size), strict=True
         )
-        return [Batch(*column) for column in columns]
+        return [Batch(*column, self.view) for column in columns]
 
 
 class Normalizer(nn.Module):

@@ -57,8 +57,8 @@ class Task:
         checkpoints: the classifiers of the methods that this one `needs`, by reference.
         methods: those that it `calls`, by reference.
         datasets: those that it `reads`, by name.
-        teachers: other backbones that it learns from, by reference, each with the fine-tuning set
-            as it sees it.
+        teachers: other backbones that it learns from, by reference, each with the whole set that
+            the fine-tuning set is, or is a part of, as it sees it.
         held: the part of the fine-tuning set that is not trained on.
         text: makes the backbone's text tower.
         facts: what the method reports, see `report`.
@@ -163,7 +163,7 @@ class Task:
             raise ConfigError(
                 [f"{self.label}: nothing is held out; say `holds_out` in the method's spec."]
             )
-        return replace(self, pixels=self.held, held=None, teachers={})
+        return replace(self, pixels=self.held, held=None)
 
     def on(self, dataset: str) -> Task:
         """The same task on another dataset, which the method `reads`."""
@@ -316,7 +316,8 @@ class Task:
     def answers_of_teacher(self, reference: str) -> Callable[[Batch], Tensor]:
         """Another backbone's logits for a batch's images, (N, label space).
 
-        It sees them through its own preprocessing, and without augmentation.
+        It sees them through its own preprocessing, in the views that the batch shows. It teaches
+        on the fine-tuning set and on what is held out of it, and on no other set.
 
         Args:
             reference: as in the method's `teachers`.
@@ -324,17 +325,18 @@ class Task:
         reference = one_reference(reference)
         if reference not in self.teachers:
             raise ConfigError([f"{self.label}: declare the backbone {reference!r} in `teachers`."])
-        classifier, pixels = self.teachers[reference]
+        classifier, whole = self.teachers[reference]
         classifier = classifier.frozen().to(self.device)
-        recipe = self.recipe.model_copy(update={"augment": "none"})
-        seen = replace(self, pretrained=classifier, pixels=pixels, recipe=recipe, held=None)
+        pixels = whole if self.pixels.rows is None else whole.taken(self.pixels.rows)
+        seen = replace(self, pretrained=classifier, pixels=pixels, held=None)
         if (kept := seen._kept(classifier)) is not None:
             return lambda batch: kept[batch.index]
 
         def answer(batch: Batch) -> Tensor:
-            (same,) = seen.batches(len(batch), batch.index.cpu())
+            index = batch.index.cpu().numpy()
+            (same,) = pixels.batches([index], batch.view)
             with torch.no_grad():
-                logits: Tensor = classifier(same.images)
+                logits: Tensor = classifier(seen._batch(same, index).images)
             return logits
 
         return answer
@@ -452,7 +454,7 @@ class _Images:
         kind = self.task.recipe.augment
         augment = None if kind == "none" else Augment(kind, seed, epoch)
         for indices, pixels in zip(order, self.task.pixels.batches(order, augment), strict=True):
-            yield self.task._batch(pixels, indices)
+            yield replace(self.task._batch(pixels, indices), view=augment)
 
 
 class _Features(_Images):

@@ -52,8 +52,9 @@ def check_method_declares(trial: MethodTrial) -> None:
     try:
         needs_of(trial.catalog, bound, "default")
         calls_of(trial.catalog, bound, "default")
-        for dataset in _reads(trial):
-            trial.catalog.bind("dataset", dataset)
+        for kind, field in (("dataset", "reads"), ("backbone", "teachers")):
+            for name in _own(trial, field):
+                trial.catalog.bind(kind, name)
     except RibError as error:
         raise CheckError(f"its spec names what is not there: {error}") from error
 
@@ -69,9 +70,9 @@ def _take(trial: MethodTrial, name: str, value: object) -> None:
         raise CheckError(f"its knob {name!r} at {value}: {error}") from error
 
 
-def _reads(trial: MethodTrial) -> Iterator[str]:
-    """The datasets that its spec or its defaults name; what a reference names, its user knows."""
-    for text in trial.bound.spec.reads:
+def _own(trial: MethodTrial, field: str) -> Iterator[str]:
+    """What its spec or its defaults name in a field; what a reference names, its user knows."""
+    for text in getattr(trial.bound.spec, field):
         filled = {name for _, name, _, _ in string.Formatter().parse(text) if name}
         if not filled & set(trial.bound.explicit):
             name = text.format_map(trial.bound.options)
