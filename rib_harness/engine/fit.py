@@ -191,16 +191,16 @@ class _Fit:
         self.per_epoch = data.steps(recipe.batch_size)
         limit = math.inf if recipe.max_steps is None else recipe.max_steps
         self.total = int(min(recipe.epochs * self.per_epoch, limit))
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        named = dict(model.named_parameters())
+        trained = {name: p for name, p in named.items() if p.requires_grad}
         self.names, self.parameters = list(trained), list(trained.values())
         if not self.parameters:
             raise ConfigError([f"{job.label}: no parameter of the model requires gradients."])
-        known = [name for name, _ in model.named_parameters()]
-        if wrong := [name for name in lr_scales or () if name not in known]:
+        if wrong := [name for name in lr_scales or () if name not in named]:
             raise ConfigError(
                 [
                     f"{job.label}: lr_scales has {wrong[0]!r}, which is no parameter of the model."
-                    f"{nearest(wrong[0], known)}"
+                    f"{nearest(wrong[0], named)}"
                 ]
             )
         # A rate of its own needs a group of its own.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rib_harness import Classifier, Task
+from rib_harness import Batch, Classifier, Task
 from rib_plugin_cl_methods.checks import expect
 
 
@@ -83,8 +83,7 @@ class Rates:
         size = self.task.recipe.batch_size
         total = torch.zeros(len(named), device=self.task.device)
         for batch in self.task.batches(size, order[: self.batches * size]):
-            loss = self.task.cross_entropy(self.model, batch)
-            gradients = torch.autograd.grad(loss, list(named.values()))
+            gradients = self.gradients(batch, list(named.values()))
             ratios = [g.norm() / p.norm() for g, p in zip(gradients, named.values(), strict=True)]
             total += torch.stack(ratios).detach()
         for module, training in modes.items():
@@ -92,6 +91,15 @@ class Rates:
         largest = max([float(one) for one in total if one.isfinite()], default=0.0) or 1.0
         for name, one in zip(named, total, strict=True):
             self.scales[name] = float(one) / largest if one.isfinite() else 1.0
+
+    def gradients(self, batch: Batch, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """Of the batch's cross-entropy, piece by piece where the recipe has micro-batches."""
+        total = [torch.zeros_like(parameter) for parameter in parameters]
+        for part in batch.split(self.task.recipe.micro_batch):
+            loss = self.task.cross_entropy(self.model, part) * len(part) / len(batch)
+            for added, gradient in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+                added += gradient
+        return total
 
     def state_dict(self) -> dict[str, Any]:
         """What changes."""

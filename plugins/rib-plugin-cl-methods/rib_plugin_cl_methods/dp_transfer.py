@@ -27,8 +27,7 @@ class PartitionedTransfer:
     one on the whole, its authors find.
 
     Cost: ft's; both teachers' forward pass an image, once where their answers fit in memory (1
-    GiB), else at each step; their weights. Both see the views that are
-    trained on.
+    GiB), else at each step; their weights. Both see the views that are trained on.
 
     Args:
         teacher: the other backbone, as a reference over the same classes.

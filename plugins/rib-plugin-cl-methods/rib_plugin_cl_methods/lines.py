@@ -6,7 +6,7 @@ import torch
 
 from rib_harness import Classifier, Task
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.depth import depth_of
+from rib_plugin_cl_methods.depth import Depth, depth_of
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,17 @@ class LayerScaling:
     def finetune(self, task: Task) -> Classifier:
         """Scale the base's change."""
         model = task.checkpoint(self.base)
-        start = task.pretrained.state_dict()
+        start, depth = task.pretrained.state_dict(), depth_of(model.encoder)
+        if self.alpha == 1:  # the base to the bit
+            return model
         with torch.no_grad():
             for name, end in model.state_dict().items():
-                if end.is_floating_point() and self.alpha < 1:
-                    end.copy_(start[name].lerp(end, self.factor(model, name)))
+                if end.is_floating_point():
+                    end.copy_(start[name].lerp(end, self.factor(depth, name)))
         return model
 
-    def factor(self, model: Classifier, name: str) -> float:
+    def factor(self, depth: Depth, name: str) -> float:
         """Of the classifier's tensor of that name."""
-        depth = depth_of(model.encoder)
         last = len(depth.blocks) - 1
         at = depth.of(name.removeprefix("encoder.")) if name.startswith("encoder.") else -1
         if not 0 <= at <= last:

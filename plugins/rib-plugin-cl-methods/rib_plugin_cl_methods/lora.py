@@ -5,11 +5,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from rib_harness import Classifier, Task
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.lowrank import all_layers, attention_layers, exactly, fit_adapters
+from rib_plugin_cl_methods.lowrank import (
+    all_layers,
+    attention_layers,
+    exactly,
+    fit_adapters,
+    fit_updates,
+)
 
 
 @dataclass(frozen=True)
@@ -69,19 +74,14 @@ class LowRankAdaptation:
 
     def finetune_queries_and_values(self, task: Task) -> Classifier:
         """The same on two thirds of each fused layer, which peft cannot."""
-        model = task.pretrained.copy()
-        model.encoder.requires_grad_(False)
-        model.head.requires_grad_(self.train_head)
-        layers = [model.encoder.get_submodule(name) for name in attention_layers(model.encoder)]
-        with task.seeded("lora"):
-            for layer in layers:
-                update = QueryValueUpdate(layer.weight, self.rank, self.alpha)  # type: ignore[arg-type]
-                parametrize.register_parametrization(layer, "weight", update)
-        task.report(adapted=len(layers))
-        model = task.fit(model, lr=task.recipe.lr * self.lr_scale)
-        for layer in layers:
-            parametrize.remove_parametrizations(layer, "weight")  # merged
-        return model.requires_grad_(True)
+        return fit_updates(
+            task,
+            "lora",
+            attention_layers(task.pretrained.encoder),
+            lambda weight: QueryValueUpdate(weight, self.rank, self.alpha),
+            lr=task.recipe.lr * self.lr_scale,
+            train_head=self.train_head,
+        )
 
 
 class QueryValueUpdate(nn.Module):

@@ -1,11 +1,12 @@
-"""peft's adapters in an encoder: put in, trained, merged. For LoRA and its relatives."""
+"""Adapters in an encoder, peft's or one's own: put in, trained, merged. For LoRA and its kin."""
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from rib_harness import Classifier, Task, transformer_of
 from rib_plugin_cl_methods.checks import expect
@@ -67,6 +68,44 @@ def fit_adapters(task: Task, name: str, config: Any, *, lr: float, train_head: b
     model = task.fit(model, lr=lr)
     model.encoder = adapted.merge_and_unload(safe_merge=True)
     return model.requires_grad_(True).eval()
+
+
+def fit_updates(
+    task: Task,
+    name: str,
+    layers: Iterable[str],
+    update: Callable[[nn.Parameter], nn.Module],
+    *,
+    lr: float,
+    train_head: bool,
+) -> Classifier:
+    """Train modules that are added to weights, on a copy of the pretrained classifier; merge them.
+
+    Args:
+        task: the fine-tuning step.
+        name: of the method, and of the generator that the updates are drawn from.
+        layers: of the encoder, by name.
+        update: weight → a module that gives the weight with its update.
+        lr: learning rate.
+        train_head: whether the head trains too.
+
+    Returns:
+        A classifier of the backbone's architecture.
+    """
+    model = task.pretrained.copy()
+    chosen = [model.encoder.get_submodule(layer) for layer in layers]
+    expect(bool(chosen), name, "linear layers or convolutions", "an encoder without")
+    model.encoder.requires_grad_(False)
+    model.head.requires_grad_(train_head)
+    with task.seeded(name):
+        for layer in chosen:
+            weight = layer.get_parameter("weight")
+            parametrize.register_parametrization(layer, "weight", update(weight))
+    task.report(adapted=len(chosen))
+    model = task.fit(model, lr=lr)
+    for layer in chosen:
+        parametrize.remove_parametrizations(layer, "weight")  # merged
+    return model.requires_grad_(True)
 
 
 def adapters_in(encoder: nn.Module, config: Any, task: Task, name: str) -> Any:

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from rib_harness import Classifier, Task
 from rib_plugin_cl_methods.checks import expect
-from rib_plugin_cl_methods.lowrank import all_layers, attention_layers
+from rib_plugin_cl_methods.lowrank import all_layers, attention_layers, fit_updates
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class SparseLowRank:
 
     S has entries at the largest of |W|, which the authors' code calls `omp`; their default finds
     the places by decomposing W. The layers are those of `lora:layers=auto`, where theirs are
-    queries and values. Their second half, pruning W itself, is left out: it makes the model small.
+    queries and values; they scale S by alpha / rank too, which is 1 by default here. Their second
+    half, pruning W itself, is left out: it makes the model small.
 
     Helps: where single weights matter that no low-rank update can reach alone.
 
@@ -48,22 +48,15 @@ class SparseLowRank:
 
     def finetune(self, task: Task) -> Classifier:
         """Put both updates in, train them and, if asked, the head; merge them."""
-        model = task.pretrained.copy()
-        names = attention_layers(model.encoder) or all_layers(model.encoder)
-        expect(bool(names), "sparse-lowrank", "linear layers or convolutions",
-               "an encoder without")  # fmt: skip
-        model.encoder.requires_grad_(False)
-        model.head.requires_grad_(self.train_head)
-        layers = [model.encoder.get_submodule(name) for name in names]
-        with task.seeded("sparse-lowrank"):
-            for layer in layers:
-                update = Update(layer.get_parameter("weight"), self.rank, self.alpha, self.sparse)
-                parametrize.register_parametrization(layer, "weight", update)
-        task.report(adapted=len(layers))
-        model = task.fit(model, lr=task.recipe.lr * self.lr_scale)
-        for layer in layers:
-            parametrize.remove_parametrizations(layer, "weight")  # merged
-        return model.requires_grad_(True)
+        encoder = task.pretrained.encoder
+        return fit_updates(
+            task,
+            "sparse-lowrank",
+            attention_layers(encoder) or all_layers(encoder),
+            lambda weight: Update(weight, self.rank, self.alpha, self.sparse),
+            lr=task.recipe.lr * self.lr_scale,
+            train_head=self.train_head,
+        )
 
 
 class Update(nn.Module):

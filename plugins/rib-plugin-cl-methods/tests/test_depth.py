@@ -17,7 +17,7 @@ from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rib_harness import Classifier, ConfigError, Task
+from rib_harness import Batch, Classifier, ConfigError, Task
 from rib_harness.testing import TINY, tiny_classifier, tiny_task
 
 WHOLE: dict[str, Any] = {"batch_size": 24, "momentum": 0.0, "schedule": "constant", "lr": 0.05}
@@ -211,6 +211,25 @@ def test_auto_rgn_sets_its_rates_anew_at_every_epoch() -> None:
     assert seen[0] != seen[1]
     model.zero_grad()
     torch.testing.assert_close(result.state_dict(), model.state_dict(), atol=1e-6, rtol=1e-4)
+
+
+def test_auto_rgn_measures_piece_by_piece_what_it_trains_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Source: the weights without micro-batches; the pieces that the model is given."""
+    net = tiny_classifier(batchnorm=False)
+    whole = RelativeGradientNorms(batches=1).finetune(tiny_task(pretrained=net, **WHOLE))
+    sizes, original = [], Task.cross_entropy
+
+    def watched(self: Task, model: Classifier, batch: Batch) -> torch.Tensor:
+        sizes.append(len(batch))
+        return original(self, model, batch)
+
+    monkeypatch.setattr(Task, "cross_entropy", watched)
+    task = tiny_task(pretrained=net, **WHOLE, micro_batch=5)
+    pieces = RelativeGradientNorms(batches=1).finetune(task)
+    assert max(sizes) == 5
+    torch.testing.assert_close(pieces.state_dict(), whole.state_dict(), atol=1e-6, rtol=1e-4)
 
 
 def test_auto_rgn_leaves_batch_norm() -> None:
